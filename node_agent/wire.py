@@ -1,0 +1,362 @@
+"""What crosses the wire between the control plane and a node agent.
+
+Rules:
+- Both directions travel as DSSE envelopes; nothing in a payload is read before its signature holds.
+- A task is bound to one node, one sequence number and one expiry, so that the agent alone can
+  tell a forged, foreign, replayed or stale one from a fresh one.
+- A workload's `spec_hash` is the identity of what should run. Same hash, same container.
+- Times are whole milliseconds since the epoch, as read by the sender.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+TASK_TYPE = "application/vnd.gpuaas.task.v1+json"
+REPORT_TYPE = "application/vnd.gpuaas.report.v1+json"
+POLL_TYPE = "application/vnd.gpuaas.poll.v1+json"
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+
+LABEL_INSTANCE = "dev.gpuaas.instance"
+LABEL_SPEC_HASH = "dev.gpuaas.spec-hash"
+LABEL_NODE = "dev.gpuaas.node"
+LABEL_MANAGED = "dev.gpuaas.managed"
+
+
+class Wire(BaseModel):
+    """Base of every message: unknown fields are refused, nothing is coerced, nothing is mutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def canonical(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, UTF-8. What gets hashed and signed."""
+        document = self.model_dump(mode="json")
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+# --- what should run -----------------------------------------------------------------------------
+
+
+class Image(Wire):
+    """An OCI image by digest. `registry` is host:port, from the Environment, never a manifest.
+
+    For the process engine it is `layout:` and the folder of an OCI image layout on the node.
+    """
+
+    registry: str
+    plain_http: bool = False
+    repository: str
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+    @property
+    def reference(self) -> str:
+        return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+class Port(Wire):
+    """A container port, published on the node's loopback. `host` None: any free one."""
+
+    name: str
+    container: int = Field(ge=1, le=65535)
+    host: int | None = Field(default=None, ge=1, le=65535)
+
+
+class Limits(Wire):
+    """Hard limits. GPUs are named by UUID, never by index."""
+
+    cpu_millis: int | None = Field(default=None, ge=10)
+    memory_mib: int | None = Field(default=None, ge=6)
+    pids: int = Field(default=4096, ge=1)
+    shm_mib: int = Field(default=64, ge=1)
+    gpu_vendor: Literal["nvidia", "amd"] | None = None
+    gpu_uuids: tuple[str, ...] = ()
+
+
+class HttpProbe(Wire):
+    kind: Literal["http"] = "http"
+    port: int
+    path: str = "/"
+
+
+class TcpProbe(Wire):
+    kind: Literal["tcp"] = "tcp"
+    port: int
+
+
+class ExecProbe(Wire):
+    kind: Literal["exec"] = "exec"
+    command: tuple[str, ...]
+
+
+Probe = Annotated[HttpProbe | TcpProbe | ExecProbe, Field(discriminator="kind")]
+
+
+class Readiness(Wire):
+    """When a started workload counts as ready, and how long it may take (`start_budget_ms`)."""
+
+    probe: Probe | None = None
+    interval_ms: int = Field(default=1_000, ge=50)
+    timeout_ms: int = Field(default=1_000, ge=50)
+    start_budget_ms: int = Field(default=60_000, ge=100)
+    failures_max: int = Field(default=3, ge=1)
+
+
+class Workload(Wire):
+    """One runnable thing on one node, rendered by the control plane."""
+
+    instance: str
+    engine: Literal["docker", "process"]
+    image: Image
+    command: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+    limits: Limits = Limits()
+    readiness: Readiness = Readiness()
+    stop_grace_ms: int = Field(default=10_000, ge=0)
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def spec_hash(self) -> str:
+        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+class _TaskBase(Wire):
+    """Fields every task carries. `seq` rises per node; `issued_at_ms` < `expires_at_ms`."""
+
+    task_id: str
+    node: str
+    seq: int = Field(ge=1)
+    issued_at_ms: int
+    expires_at_ms: int
+    instance: str
+    correlation_id: str
+
+
+class LaunchTask(_TaskBase):
+    """Make `workload` what runs for this instance; replaces what ran before, behind a gate."""
+
+    kind: Literal["oci.launch"] = "oci.launch"
+    workload: Workload
+
+
+class ControlTask(_TaskBase):
+    """Start or stop what is already there, without changing it."""
+
+    kind: Literal["oci.control"] = "oci.control"
+    run: bool
+
+
+class RemoveTask(_TaskBase):
+    """Tear the instance down and prove it."""
+
+    kind: Literal["oci.remove"] = "oci.remove"
+
+
+Task = Annotated[LaunchTask | ControlTask | RemoveTask, Field(discriminator="kind")]
+_TASK: TypeAdapter[LaunchTask | ControlTask | RemoveTask] = TypeAdapter(Task)
+
+
+def parse_task(payload: bytes) -> LaunchTask | ControlTask | RemoveTask:
+    """Raises pydantic.ValidationError for a payload that is no task."""
+    return _TASK.validate_json(payload)
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Where a workload stands on its node, as the agent sees it."""
+
+    PENDING = "pending"
+    PULLING = "pulling"
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    REMOVING = "removing"
+    REMOVED = "removed"
+
+
+class FailureReason(StrEnum):
+    """The fixed list of why a workload failed."""
+
+    IMAGE_NOT_FOUND = "image_not_found"
+    IMAGE_PULL_FAILED = "image_pull_failed"
+    DIGEST_MISMATCH = "digest_mismatch"
+    PORT_IN_USE = "port_in_use"
+    GPU_UNAVAILABLE = "gpu_unavailable"
+    CREATE_REFUSED = "create_refused"
+    COMMAND_NOT_FOUND = "command_not_found"
+    EXITED = "exited"
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_READY_IN_TIME = "not_ready_in_time"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    TEARDOWN_INCOMPLETE = "teardown_incomplete"
+
+
+class Endpoint(Wire):
+    name: str
+    container: int
+    host_ip: str
+    host_port: int
+
+
+class Proof(Wire):
+    """What was looked for after a teardown, and how many were found. All zero, or no proof."""
+
+    checked_at_ms: int
+    containers: int
+    networks: int
+    volumes: int
+    paths: int
+
+    @property
+    def clean(self) -> bool:
+        return not (self.containers or self.networks or self.volumes or self.paths)
+
+
+class WorkloadReport(Wire):
+    """One instance on this node: `target_hash` was asked for last, `running_hash` is what runs.
+
+    After a replacement that missed its gate, `target_hash` is the new spec, `running_hash` the old
+    one that was put back, `phase` is `failed` and `reason` says why the new one was given up.
+    `retained` says whether what runs is serving. `proof` comes with phase `removed` only.
+    """
+
+    instance: str
+    target_hash: str | None
+    running_hash: str | None
+    phase: Phase
+    reason: FailureReason | None = None
+    message: str = ""
+    retained: bool = False
+    image_digest: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    restarts: int = 0
+    exit_code: int | None = None
+    since_ms: int = 0
+    proof: Proof | None = None
+
+
+class Stray(Wire):
+    """Something with our label that no accepted task asked for. Shown, never touched."""
+
+    name: str
+    instance: str
+    spec_hash: str | None
+
+
+class Gpu(Wire):
+    uuid: str
+    vendor: Literal["nvidia", "amd"]
+    model: str
+    memory_mib: int
+
+
+class Inventory(Wire):
+    """What the host offers. `engines` answered; `engine_errors` says why others did not."""
+
+    engines: tuple[str, ...]
+    engine_errors: dict[str, str] = Field(default_factory=dict)
+    docker_version: str | None = None
+    runtimes: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    cpu_count: int
+    memory_mib: int
+    disk_free_mib: int
+    architecture: str
+    operating_system: str
+
+
+class TaskAck(Wire):
+    """The agent's word on one task: taken over durably, or refused with a code and never run."""
+
+    task_id: str
+    accepted: bool
+    code: str = "accepted"
+    message: str = ""
+
+
+class Report(Wire):
+    """The whole of what the agent knows, signed with its own key. Replaces the report before it.
+
+    `complete` is False when an engine did not answer: absence then means nothing.
+    `last_seq` is the highest task sequence number the agent ever accepted. `refusal` is why it
+    takes no task at all, code and message, where no acknowledgement can say it: the signature did
+    not hold, so not even the id is to be believed, or the task can't be written down.
+    """
+
+    node: str
+    agent_version: str
+    sent_at_ms: int
+    report_seq: int
+    last_seq: int
+    connected_at_ms: int
+    complete: bool
+    inventory: Inventory
+    workloads: tuple[WorkloadReport, ...] = ()
+    strays: tuple[Stray, ...] = ()
+    acks: tuple[TaskAck, ...] = ()
+    refusal: str = ""
+
+
+class Poll(Wire):
+    """Asks for tasks; the control plane holds the answer back for up to `wait_ms`."""
+
+    node: str
+    sent_at_ms: int
+    report_seq: int
+    wait_ms: int = Field(ge=0, le=60_000)
+
+
+class PollReply(Wire):
+    """Signed task envelopes, oldest first."""
+
+    tasks: tuple[dict[str, Any], ...] = ()
+
+
+class JoinRequest(Wire):
+    """Redeems a single-use join token. `public_key` is the agent's own ed25519 key, hex."""
+
+    token: str
+    node: str
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class VerifierKey(Wire):
+    """An ed25519 key that signs tasks, with the version it has in the signing service."""
+
+    key_id: str
+    version: int
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class JoinReply(Wire):
+    """What tells a genuine task from another. Pinned by `JoinToken.verifier_hash`."""
+
+    node: str
+    verifiers: tuple[VerifierKey, ...]
+    min_version: int = 1
+
+    @property
+    def verifier_hash(self) -> str:
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+class JoinToken(Wire):
+    """What `gpuaas node join` prints: where to dial, the secret, what to pin. Base64url of JSON."""
+
+    server: str
+    node: str
+    secret: str
+    verifier_hash: str
