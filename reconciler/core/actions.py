@@ -1,0 +1,103 @@
+"""The closed union of what a plan may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from node_agent.wire import Workload
+from reconciler.core.names import ActionId, InstanceKey, content_hash
+
+
+@dataclass(frozen=True)
+class Held:
+    """Why an action is in the plan but not carried out now. `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Precondition:
+    """What the node must still report for this instance: the target it was last given."""
+
+    target_hash: str | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start an instance that does not run on its node."""
+
+    instance: InstanceKey
+    node: str
+    workload: Workload
+    version: str
+    epoch: int
+    reason: str
+    precondition: Precondition
+    depends_on: tuple[ActionId, ...] = ()
+    held: Held | None = None
+    kind: Literal["launch"] = "launch"
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Change what runs: an upgrade, a rollback to the version before, or new parameters."""
+
+    instance: InstanceKey
+    node: str
+    workload: Workload
+    version: str
+    version_from: str
+    direction: Literal["upgrade", "rollback"]
+    epoch: int
+    reason: str
+    precondition: Precondition
+    depends_on: tuple[ActionId, ...] = ()
+    held: Held | None = None
+    kind: Literal["replace"] = "replace"
+
+
+@dataclass(frozen=True)
+class Control:
+    """Stop or start what is there."""
+
+    instance: InstanceKey
+    node: str
+    run: bool
+    epoch: int
+    reason: str
+    precondition: Precondition
+    depends_on: tuple[ActionId, ...] = ()
+    held: Held | None = None
+    kind: Literal["control"] = "control"
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Tear an instance down and prove it."""
+
+    instance: InstanceKey
+    node: str
+    version_from: str
+    epoch: int
+    reason: str
+    precondition: Precondition
+    depends_on: tuple[ActionId, ...] = ()
+    held: Held | None = None
+    kind: Literal["remove"] = "remove"
+
+
+Action = Launch | Replace | Control | Remove
+
+
+def action_id(action: Action) -> ActionId:
+    """The same action has the same id, whenever and wherever it is computed."""
+    what: object = None
+    if isinstance(action, Launch | Replace):
+        what = action.workload.spec_hash
+    elif isinstance(action, Control):
+        what = action.run
+    return ActionId(
+        content_hash(action.kind, action.instance, action.node, what, action.epoch)[:32]
+    )

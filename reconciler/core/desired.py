@@ -1,0 +1,114 @@
+"""What should be: the objects of one accepted revision and the instances they resolve to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from node_agent.wire import Workload
+from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef, Revision
+from reconciler.core.problems import Problem
+
+if TYPE_CHECKING:
+    from reconciler.core.kinds import Manifest
+
+Run = Literal["running", "stopped", "decommissioned"]
+
+
+@dataclass(frozen=True)
+class StateObject:
+    """One manifest: where it stands and what it says. `document` is its plain JSON form."""
+
+    ref: ObjectRef
+    path: str
+    line: int
+    manifest: Manifest
+    document: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One revision as read: the objects that are well-formed, and every problem found on the way.
+
+    `broken_paths` are files whose documents could not all be read: what they held is not known.
+    """
+
+    revision: Revision
+    objects: Mapping[ObjectRef, StateObject]
+    problems: tuple[Problem, ...] = ()
+    broken_paths: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decided from environment and entitlement, not copied from the instance's hints."""
+
+    operating_mode: str
+    control_plane_scope: str
+    runtime_backend: str
+    tenant_boundary_mode: str
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An app instance with every reference resolved; what a renderer needs and nothing else."""
+
+    key: InstanceKey
+    ref: ObjectRef
+    org_id: str
+    project_id: str
+    app: str
+    version: str
+    artifact: ArtifactKey
+    node: str
+    run: Run
+    policy: Policy
+    registry_endpoint: str
+    registry_plain_http: bool
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[tuple[str, int, int | None], ...] = ()
+    """(name, container port, host port or None)"""
+    readiness: Mapping[str, object] = field(default_factory=dict)
+    """The manifest's `runtime_profile.health`, defaults filled in; see core.kinds.app_version."""
+    stop_grace_s: int = 10
+    cpu_millis: int | None = None
+    memory_mib: int | None = None
+    shm_mib: int = 64
+    gpu_vendor: Literal["nvidia", "amd"] | None = None
+    gpu_uuids: tuple[str, ...] = ()
+    access: str = ""
+    """The manifest's access instructions, a template for `gpuaas status`."""
+    may_start: bool = True
+    """False for a version that takes no new instances (deprecated): what runs goes on."""
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Bounds on what one pass may remove, from the Environment."""
+
+    removals_max: int = 5
+    removals_max_percent: int = 30
+
+
+@dataclass(frozen=True)
+class Target:
+    """An instance and the workload its renderer wrote for it."""
+
+    instance: Instance
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class Desired:
+    """One accepted revision, resolved and rendered.
+
+    `held` names instances nothing may happen to because what they need is quarantined, with why.
+    """
+
+    revision: Revision
+    targets: Mapping[InstanceKey, Target] = field(default_factory=dict)
+    nodes: frozenset[str] = frozenset()
+    guards: Guards = Guards()
+    held: Mapping[InstanceKey, str] = field(default_factory=dict)

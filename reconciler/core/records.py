@@ -1,0 +1,175 @@
+"""What the control plane remembers: instance records, events, intents. Plain values, no behaviour.
+
+An `InstanceRecord` is also the inventory: only what has a record is ever removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from node_agent.wire import Endpoint
+from reconciler.core.names import ActionId, InstanceKey, Revision
+
+
+class State(StrEnum):
+    """The life of an instance; the transitions are in `core.lifecycle`."""
+
+    REQUESTED = "requested"
+    DEPLOYING = "deploying"
+    RUNNING = "running"
+    UPGRADING = "upgrading"
+    ROLLING_BACK = "rolling_back"
+    DECOMMISSIONING = "decommissioning"
+    DECOMMISSIONED = "decommissioned"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One judgement on an object: `status` is "True", "False" or "Unknown"."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    revision: str
+    last_transition_ms: int
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """One instance in our inventory.
+
+    `epoch` counts operations (deploy, upgrade, rollback, decommission); ids of events and tasks
+    hang on it, so that they are the same after a crash. `target_*` is what the current operation
+    goes for, `applied_*` what last became ready, `previous_version` the version before that.
+    """
+
+    key: InstanceKey
+    app: str
+    org_id: str
+    project_id: str
+    node: str
+    state: State
+    epoch: int
+    correlation_id: str
+    revision: Revision
+    target_version: str
+    target_hash: str
+    target_digest: str
+    applied_version: str = ""
+    applied_hash: str = ""
+    applied_digest: str = ""
+    applied_revision: str = ""
+    previous_version: str = ""
+    reason: str = ""
+    message: str = ""
+    since_ms: int = 0
+    endpoints: tuple[Endpoint, ...] = ()
+    restarts: int = 0
+    attempts: int = 0
+    """Launches of the same target that failed in a row; decides the pause before the next."""
+    gpu_uuids: tuple[str, ...] = ()
+    host_ports: tuple[int, ...] = ()
+    """GPUs and fixed host ports it holds until its teardown is proved."""
+    access: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened once. `event_id` is a content hash, the same after a retry."""
+
+    event_id: str
+    type: str
+    instance: InstanceKey
+    correlation_id: str
+    revision: str
+    at_ms: int
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NumberedEvent:
+    """An event with its place in the stream; `cursor` rises by insertion, without reuse."""
+
+    cursor: int
+    event: Event
+
+
+TaskState = Literal["queued", "accepted", "refused", "expired", "superseded"]
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A journalled action: written before it is acted on, with the task that carries it out.
+
+    `seq` is the node's task sequence number. `envelope` is the signed task as JSON text.
+    """
+
+    action_id: ActionId
+    kind: str
+    instance: InstanceKey
+    node: str
+    task_id: str
+    seq: int
+    correlation_id: str
+    target_hash: str
+    envelope: str
+    created_at_ms: int
+    expires_at_ms: int
+    state: TaskState = "queued"
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class EnrolledNode:
+    """A node that joined: its agent's public key and the last report it signed, if any."""
+
+    name: str
+    public_key: str
+    joined_at_ms: int
+    report_json: str | None = None
+    reported_at_ms: int | None = None
+    report_seq: int = 0
+    last_task_seq: int = 0
+
+
+@dataclass(frozen=True)
+class AcceptedObject:
+    """The last accepted form of a manifest: `document_json` is its plain JSON."""
+
+    ref: str
+    path: str
+    line: int
+    document_json: str
+    revision: Revision
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The last accepted revision and every object in its last accepted form."""
+
+    revision: Revision | None = None
+    objects: Mapping[str, AcceptedObject] = field(default_factory=dict)
+
+
+PassResult = Literal["done", "waiting", "stalled", "failed"]
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """How the last pass ended. `revision` is the one attempted; `findings` are problems as text."""
+
+    result: PassResult
+    revision: str
+    started_at_ms: int
+    duration_ms: int
+    actions: int = 0
+    held: int = 0
+    waiting: int = 0
+    message: str = ""
+    findings: tuple[Mapping[str, object], ...] = ()

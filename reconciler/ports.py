@@ -1,0 +1,219 @@
+"""What the control plane needs of the outside world. One Protocol a service, no library's types.
+
+Every method may raise `errors.Transient` or `errors.Refused`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from node_agent.wire import TaskAck, VerifierKey
+from reconciler.core.names import ArtifactKey, InstanceKey, Revision
+from reconciler.core.observed import ArtifactSeen
+from reconciler.core.records import (
+    Accepted,
+    EnrolledNode,
+    Event,
+    InstanceRecord,
+    Intent,
+    NumberedEvent,
+    PassSummary,
+)
+from reconciler.core.source import Snapshot
+
+TASK_KEY = "tasks"
+"""The signing key of tasks, by its name in the SecretStore."""
+
+WEBHOOK_SECRET_PATH = "webhook/git"  # noqa: S105 - where it is, not what it is
+
+RECONCILER_LEASE = "reconciler"
+"""Held by the one process that runs passes."""
+
+
+class StateSource(Protocol):
+    """The state repo. Only `fetch` talks to a remote."""
+
+    def fetch(self) -> Revision: ...
+
+    def head(self) -> Revision: ...
+
+    def resolve(self, ref: str) -> Revision: ...
+
+    def snapshot(self, revision: Revision) -> Snapshot: ...
+
+    def is_ancestor(self, ancestor: Revision, descendant: Revision) -> bool: ...
+
+
+@dataclass(frozen=True)
+class RegistryEndpoint:
+    """host:port of a registry, or a folder with an OCI image layout when `layout_path` is set."""
+
+    endpoint: str
+    plain_http: bool = False
+    layout_path: str | None = None
+
+
+class Registry(Protocol):
+    """Reads artifacts by digest and hashes every byte. `exists=False` only on a clear 404."""
+
+    def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen: ...
+
+
+class Secret:
+    """A secret value that does not print. `reveal` is the one way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(("Secret", self._value))
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Raw signature bytes and the version of the key that made them."""
+
+    signature: bytes
+    key: VerifierKey
+
+
+class SecretStore(Protocol):
+    """Custody of keys and secrets. Keys never leave it; `name` is a plain word such as `tasks`."""
+
+    def ensure_signing_key(self, name: str) -> VerifierKey: ...
+
+    def verifier_keys(self, name: str) -> tuple[VerifierKey, ...]: ...
+
+    def sign(self, name: str, message: bytes) -> Signed: ...
+
+    def read(self, path: str) -> Secret | None: ...
+
+    def write(self, path: str, value: Secret) -> None: ...
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Everything one step of a pass decides, written in one transaction or not at all.
+
+    Events whose id is already there are left as they are. An intent whose action id is already
+    there and still open refuses the whole (`Refused("intent_exists")`): somebody else acts. One
+    that is closed (refused, expired, superseded) gives way: the action is tried again.
+    """
+
+    records: Sequence[InstanceRecord] = ()
+    forgotten: Sequence[InstanceKey] = ()
+    events: Sequence[Event] = ()
+    intents: Sequence[Intent] = ()
+    closed: Sequence[InstanceKey] = ()
+    """Instances whose open and refused intents are superseded; done before `intents` are added."""
+    summary: PassSummary | None = None
+
+
+class Store(Protocol):
+    """The control plane's memory. Methods are atomic; several processes may share one store."""
+
+    def lease(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> str:
+        """Takes or renews; returns the holder, who is somebody else when the lease is taken."""
+        ...
+
+    def release(self, name: str, holder: str) -> None: ...
+
+    def accepted(self) -> Accepted: ...
+
+    def save_accepted(self, accepted: Accepted) -> None: ...
+
+    def records(self) -> Mapping[InstanceKey, InstanceRecord]: ...
+
+    def commit(self, changes: Changes) -> None: ...
+
+    def events(
+        self, after: int = 0, limit: int = 1000, instance: InstanceKey | None = None
+    ) -> Sequence[NumberedEvent]: ...
+
+    def last_cursor(self) -> int: ...
+
+    def open_intents(self, now_ms: int) -> Sequence[Intent]:
+        """Queued, accepted and refused intents, not superseded ones; expires old queued ones."""
+        ...
+
+    def intents(self, instance: InstanceKey | None = None) -> Sequence[Intent]: ...
+
+    def next_seq(self, node: str) -> int:
+        """The next task number of a node: above every intent's and what its agent reported."""
+        ...
+
+    def tasks_for(self, node: str, now_ms: int) -> Sequence[Intent]:
+        """Queued tasks of a node, oldest first; the same ones again until they are acknowledged."""
+        ...
+
+    def acknowledge(self, node: str, acks: Sequence[TaskAck]) -> None: ...
+
+    def add_join_token(self, secret_hash: str, node: str, expires_at_ms: int) -> None: ...
+
+    def redeem_join_token(
+        self, secret_hash: str, node: str, public_key: str, now_ms: int
+    ) -> EnrolledNode | None:
+        """Single use, in one transaction. None when unknown, used, expired or for another node."""
+        ...
+
+    def nodes(self) -> Sequence[EnrolledNode]: ...
+
+    def node(self, name: str) -> EnrolledNode | None: ...
+
+    def node_by_key(self, key_id: str) -> EnrolledNode | None:
+        """The node whose agent key has this id (`envelope.key_id`); a key belongs to one node."""
+        ...
+
+    def save_report(
+        self, node: str, report_json: str, report_seq: int, last_task_seq: int, now_ms: int
+    ) -> bool:
+        """False when `report_seq` is not above the last one: a replayed or re-ordered report."""
+        ...
+
+    def request_pass(self, reason: str, now_ms: int) -> None:
+        """Asks the running reconciler, perhaps in another process, for a pass."""
+        ...
+
+    def take_requests(self) -> Sequence[str]:
+        """Returns and clears the reasons asked for since the last call."""
+        ...
+
+    def last_pass(self) -> PassSummary | None: ...
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Wall clock, milliseconds since the epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything a pass may touch. Built in `wiring`, and nowhere else."""
+
+    source: StateSource
+    registry: Registry
+    secrets: SecretStore
+    store: Store
+    clock: Clock
