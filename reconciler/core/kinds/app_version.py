@@ -1,0 +1,151 @@
+"""AppVersion: the app manifest, everything needed to run one version of an app."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from reconciler.core.kinds.base import (
+    AcceleratorFamily,
+    Argument,
+    ArtifactRef,
+    CapacityShape,
+    Int,
+    Items,
+    Label,
+    Manifest,
+    Name,
+    Part,
+    PortNumber,
+    Text,
+    UniqueItems,
+    UrlPath,
+    Version,
+    VersionMetadata,
+    Word,
+)
+
+Command = Items[Argument]
+EnvName = Annotated[str, StringConstraints(pattern="^[A-Za-z_][0-9A-Za-z_]*$", max_length=255)]
+EnvValue = Annotated[str, StringConstraints(max_length=32_768)]
+RuntimeKind = Literal["launchable_oci", "docker_compose", "bare_metal", "k8s", "slurm", "ray"]
+
+
+class Compatibility(Part):
+    """Which allocations can run the app. No accelerators listed: any will do."""
+
+    requires_capacity_shape: CapacityShape | None = None
+    min_gpu_count: Int = Field(default=0, ge=0, le=1024)
+    requires_exclusive_node: bool = False
+    supported_accelerators: UniqueItems[AcceleratorFamily] = ()
+
+
+class AppPort(Part):
+    name: Name
+    container: PortNumber
+    expose: Literal["private", "embedded_ui_gateway"] = "private"
+
+
+class Resources(Part):
+    min_memory_mib: Int = Field(default=0, ge=0, le=1_073_741_824)
+    min_vcpu: float = Field(default=0, ge=0, le=65_536)
+
+
+class HttpReadiness(Part):
+    """Ready when GET answers 2xx or 3xx."""
+
+    port: PortNumber
+    path: UrlPath = "/"
+
+
+class TcpReadiness(Part):
+    port: PortNumber
+
+
+class ExecReadiness(Part):
+    command: Command = Field(min_length=1)
+
+
+class ReadinessProbe(Part):
+    """Exactly one of the three."""
+
+    http: HttpReadiness | None = None
+    tcp: TcpReadiness | None = None
+    exec: ExecReadiness | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ReadinessProbe:
+        if sum(probe is not None for probe in (self.http, self.tcp, self.exec)) != 1:
+            raise ValueError("give exactly one of http, tcp and exec")
+        return self
+
+
+class Health(Part):
+    """When a started instance is ready, and how long that may take. No probe: once it runs."""
+
+    readiness: ReadinessProbe | None = None
+    interval_s: float = Field(default=1, ge=0.05, le=3600)
+    timeout_s: float = Field(default=1, ge=0.05, le=3600)
+    start_budget_s: float = Field(default=60, ge=0.1, le=86_400)
+    failures_max: Int = Field(default=3, ge=1, le=1000)
+
+
+class RuntimeProfile(Part):
+    """How it runs. The image is the node's entry of `variants` (by accelerator family), else
+    `image_ref`, else the version's artifact.
+    """
+
+    kind: RuntimeKind
+    image_ref: ArtifactRef | None = None
+    variants: dict[AcceleratorFamily, ArtifactRef] = Field(default_factory=dict, max_length=64)
+    command: Command = ()
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=1024)
+    ports: Annotated[tuple[AppPort, ...], Field(strict=False, max_length=64)] = ()
+    resources: Resources = Resources()
+    shm_mib: Int = Field(default=64, ge=1, le=16_777_216)
+    stop_grace_s: Int = Field(default=10, ge=0, le=3600)
+    health: Health = Health()
+
+
+class VersionUi(Part):
+    extension_kind: Word
+    path: UrlPath
+
+
+class Metering(Part):
+    kind: Literal["session_seconds", "tokens", "requests"]
+
+
+class Access(Part):
+    """`instructions` is a template for people; see the schema for its placeholders."""
+
+    instructions: Text
+
+
+class SmokeTest(Part):
+    command: Command = Field(min_length=1)
+
+
+class AppVersionSpec(Part):
+    """`launch_parameters` is a JSON Schema for an instance's parameters, with x-ui hints."""
+
+    slug: Name
+    display_name: Label
+    version: Version
+    artifact_kind: Literal["oci", "launchable", "controller"]
+    artifact_ref: ArtifactRef
+    compatibility: Compatibility = Compatibility()
+    runtime_profile: RuntimeProfile
+    launch_parameters: dict[str, Any]
+    ui: VersionUi | None = None
+    metering: Metering | None = None
+    access: Access | None = None
+    smoke_test: SmokeTest | None = None
+    release_notes: Text = ""
+
+
+class AppVersion(Manifest):
+    kind: Literal["AppVersion"]
+    metadata: VersionMetadata
+    spec: AppVersionSpec

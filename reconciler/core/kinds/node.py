@@ -1,0 +1,44 @@
+"""Node: a host of the fleet and what it is said to offer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reconciler.core.kinds.base import (
+    AcceleratorFamily,
+    CapacityShape,
+    DeviceId,
+    Int,
+    Items,
+    Label,
+    Manifest,
+    Name,
+    Part,
+    UniqueItems,
+)
+
+Engine = Literal["docker", "process"]
+
+
+class Accelerator(Part):
+    uuid: DeviceId
+    vendor: Literal["nvidia", "amd"]
+    model: Label
+    memory_mib: Int = Field(ge=1, le=16_777_216)
+
+
+class NodeSpec(Part):
+    pool: Name
+    capacity_shape: CapacityShape
+    accelerator_family: AcceleratorFamily
+    accelerators: Items[Accelerator] = ()
+    cpu_cores: Int = Field(ge=1, le=65_536)
+    memory_mib: Int = Field(ge=1, le=1_073_741_824)
+    engines: UniqueItems[Engine] = Field(min_length=1)
+
+
+class Node(Manifest):
+    kind: Literal["Node"]
+    spec: NodeSpec

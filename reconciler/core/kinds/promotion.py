@@ -1,0 +1,39 @@
+"""Promotion: the wanted lifecycle state of one version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from reconciler.core.kinds.base import Int, Label, Manifest, Part, UniqueItems, VersionMetadata
+from reconciler.core.names import NAME
+
+VersionState = Literal["draft", "staged", "canary", "active", "deprecated", "retired"]
+ProjectPath = Annotated[str, StringConstraints(pattern=f"^{NAME}/{NAME}$")]
+"""`tenant/project`."""
+
+
+class Canary(Part):
+    """Who gets the version: the named projects, and that percentage of the others."""
+
+    projects: UniqueItems[ProjectPath] = ()
+    percent: Int = Field(default=0, ge=0, le=100)
+
+
+class PromotionSpec(Part):
+    state: VersionState
+    canary: Canary | None = None
+    reason: Label
+
+    @model_validator(mode="after")
+    def _canary_has_scope(self) -> PromotionSpec:
+        if self.state == "canary" and self.canary is None:
+            raise ValueError("state canary needs the field canary")
+        return self
+
+
+class Promotion(Manifest):
+    kind: Literal["Promotion"]
+    metadata: VersionMetadata
+    spec: PromotionSpec
