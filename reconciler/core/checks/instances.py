@@ -1,0 +1,287 @@
+"""May this instance run what it asks, where it asks? Every reference is known to exist here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from reconciler.core.checks.capacity import Demand, cores_millis, number, whole
+from reconciler.core.checks.catalog import ENGINES, Launch, in_canary
+from reconciler.core.kinds.allocation import AllocationSpec
+from reconciler.core.kinds.app import AppSpec
+from reconciler.core.kinds.app_instance import AppInstanceSpec
+from reconciler.core.kinds.app_version import AppVersionSpec
+from reconciler.core.kinds.base import Part
+from reconciler.core.kinds.entitlement import EntitlementSpec
+from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.kinds.node import NodeSpec
+from reconciler.core.kinds.project import ProjectSpec
+from reconciler.core.kinds.promotion import PromotionSpec
+from reconciler.core.kinds.tenant import TenantSpec
+from reconciler.core.names import nearest
+from reconciler.core.parse import escape
+from reconciler.core.schema import Finding as Refusal
+from reconciler.core.schema import parameter_problems
+from reconciler.core.world import Entry, Findings, Path, World, finding
+
+_PARAMETERS = "/spec/parameters"
+_ALLOCATION = "/spec/placement_intent/allocation"
+_VERSION = "/spec/version"
+UNDERSTOOD: Mapping[str, tuple[str, float, float]] = {
+    "cpu_cores": ("a number", 0.01, 65_536),
+    "gpu_count": ("an integer", 0, 1024),
+    "host_port": ("an integer", 1, 65_535),
+    "memory_gib": ("a number", 0.01, 1_048_576),
+}
+"""Parameter → what it must be, least and most. Any other is refused rather than ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One instance with everything it refers to.
+
+    `image` is what its node's accelerator family would run, `standing` the best state in which
+    the project sees that image registered.
+    """
+
+    world: World
+    environment: EnvironmentSpec
+    entry: Entry[AppInstanceSpec]
+    tenant: Entry[TenantSpec]
+    project: Entry[ProjectSpec]
+    app: Entry[AppSpec]
+    version: Entry[AppVersionSpec]
+    launch: Launch
+    promotion: Entry[PromotionSpec]
+    entitlement: Entry[EntitlementSpec]
+    allocation: Entry[AllocationSpec]
+    node: Entry[NodeSpec]
+    demand: Demand
+    image: str | None
+    standing: str
+
+    @property
+    def owner(self) -> Path:
+        """(tenant, project)"""
+        return self.entry.path[:2]
+
+    @property
+    def dependencies(self) -> tuple[Entry[Part], ...]:
+        catalog = (self.app, self.version, self.promotion)
+        return (self.tenant, self.project, self.node, self.allocation, *catalog, self.entitlement)
+
+
+def image_for(version: AppVersionSpec, family: str) -> str | None:
+    """The variant of that accelerator family, else `image_ref`, else the artifact.
+
+    None where variants are listed, none is for this family, and no `image_ref` is for the rest.
+    """
+    profile = version.runtime_profile
+    image = profile.variants.get(family) or profile.image_ref
+    return image or (None if profile.variants else version.artifact_ref)
+
+
+def _entitled(case: Case) -> Findings:
+    if not case.entitlement.spec.enabled:
+        message = f"{case.entitlement.ref} is not enabled"
+        yield finding(case.entry, "not_entitled", message, "/spec/app", "an admin may enable it")
+
+
+def _version_offered(case: Case) -> Findings:
+    state = case.promotion.spec.state
+    if state in ("active", "deprecated"):
+        return
+    project = "/".join(case.owner)
+    if state == "canary":
+        if not in_canary(case.promotion, case.owner):
+            message = f"{case.version.ref} is in canary, and project {project} is not part of it"
+            hint = f"name {project} under /spec/canary/projects of {case.promotion.ref}, or wait"
+            yield finding(case.entry, "not_in_canary", message, _VERSION, hint)
+        return
+    offered = case.world.offers.get(case.entry.spec.app, ())[-5:]
+    hint = f"versions on offer: {', '.join(offered)}" if offered else "no version is on offer yet"
+    message = f"{case.version.ref} is {state}, and takes no instances"
+    yield finding(case.entry, "version_not_offered", message, _VERSION, hint)
+
+
+def _image_visible(case: Case) -> Findings:
+    if case.image is None:
+        variants = case.version.spec.runtime_profile.variants
+        family = case.node.spec.accelerator_family
+        message = f"{case.version.ref} has no image for {family} ({case.node.ref})"
+        hint = f"it has images for {', '.join(sorted(variants))}"
+        yield finding(case.entry, "no_image_variant", message, _ALLOCATION, hint)
+    elif case.standing == "not_visible":
+        message = f"{case.image} is not visible to project {'/'.join(case.owner)}"
+        hint = "its Artifact says who may use it: visibility project, tenant or platform"
+        yield finding(case.entry, "artifact_not_visible", message, _VERSION, hint)
+
+
+def _image_good(case: Case) -> Findings:
+    """What the promotion accepts may still be good in another project's registration only."""
+    if case.image is not None and case.standing in ("published", "retired"):
+        seen_by = "/".join(case.owner)
+        message = f"{case.image} is {case.standing} where project {seen_by} can see it"
+        yield finding(case.entry, "artifact_not_promoted", message, _VERSION)
+
+
+def _allocation_active(case: Case) -> Findings:
+    if case.allocation.spec.state != "active":
+        message = f"{case.allocation.ref} is {case.allocation.spec.state}"
+        hint = "place the instance on an active allocation"
+        yield finding(case.entry, "allocation_not_active", message, _ALLOCATION, hint)
+
+
+def _capacity_shape(case: Case) -> Findings:
+    wanted = case.version.spec.compatibility.requires_capacity_shape
+    found = case.node.spec.capacity_shape
+    if wanted is not None and wanted != found:
+        message = f"{case.version.ref} needs a {wanted} node, {case.node.ref} is {found}"
+        yield finding(case.entry, "wrong_capacity_shape", message, _ALLOCATION)
+
+
+def _accelerator(case: Case) -> Findings:
+    supported = case.version.spec.compatibility.supported_accelerators
+    found = case.node.spec.accelerator_family
+    if supported and found not in supported:
+        message = f"{case.version.ref} does not run on {found} ({case.node.ref})"
+        hint = f"it runs on {', '.join(sorted(supported))}"
+        yield finding(case.entry, "wrong_accelerator", message, _ALLOCATION, hint)
+
+
+def _exclusive(case: Case) -> Findings:
+    needed = case.version.spec.compatibility.requires_exclusive_node
+    if needed and not case.allocation.spec.exclusive:
+        message = f"{case.version.ref} needs a node to itself, {case.allocation.ref} is shared"
+        yield finding(case.entry, "node_not_exclusive", message, _ALLOCATION)
+
+
+def _engine(case: Case) -> Findings:
+    engine = ENGINES.get(case.version.spec.runtime_profile.kind)
+    if engine is not None and engine not in case.node.spec.engines:
+        message = f"{case.version.ref} needs engine {engine}, which {case.node.ref} does not have"
+        hint = f"it has {', '.join(sorted(case.node.spec.engines))}"
+        yield finding(case.entry, "engine_not_on_node", message, _ALLOCATION, hint)
+
+
+def _minimum(case: Case) -> Findings:
+    least, profile = case.version.spec.compatibility, case.version.spec.runtime_profile.resources
+    asked = case.demand
+    for found, wanted, unit, name in (
+        (asked.gpus, least.min_gpu_count, "GPUs", "gpu_count"),
+        (asked.cpu_millis / 1000, profile.min_vcpu, "CPU cores", "cpu_cores"),
+        (asked.memory_mib, profile.min_memory_mib, "MiB of memory", "memory_gib"),
+    ):
+        if found < wanted:
+            message = f"{case.version.ref} needs {wanted:g} {unit}, {found:g} asked"
+            yield finding(case.entry, "below_minimum", message, f"{_PARAMETERS}/{name}")
+
+
+def _fits_allocation(case: Case) -> Findings:
+    lease, asked = case.allocation.spec, case.demand
+    for found, there, unit, name in (
+        (asked.gpus, len(lease.gpus), "GPUs", "gpu_count"),
+        (asked.cpu_millis, cores_millis(lease.cpu_cores), "thousandths of a CPU core", "cpu_cores"),
+        (asked.memory_mib, lease.memory_mib, "MiB of memory", "memory_gib"),
+    ):
+        if found > there:
+            message = f"{found:g} {unit} asked, {case.allocation.ref} has {there:g}"
+            yield finding(case.entry, "exceeds_allocation", message, f"{_PARAMETERS}/{name}")
+
+
+def _parameters_valid(case: Case) -> Findings:
+    """By the app's own schema first; what passes it must also be something a launch understands."""
+    refused = _refused_parameters(case)
+    hint = f"see launch_parameters of {case.version.ref}"
+    for found in refused:
+        pointer = _PARAMETERS + found.pointer
+        yield finding(case.entry, found.code, found.message, pointer, found.hint or hint)
+    told = {found.pointer.partition("/")[2].partition("/")[0] for found in refused}
+    for name, value in sorted(case.entry.spec.parameters.items()):
+        if escape(name) not in told:
+            yield from _understood(case, name, value)
+
+
+def _refused_parameters(case: Case) -> list[Refusal]:
+    validator = case.launch.validator
+    parameters = case.entry.spec.parameters
+    if validator is None or validator.is_valid(parameters):
+        return []
+    return parameter_problems(case.version.spec.launch_parameters, parameters)
+
+
+def _understood(case: Case, name: str, value: object) -> Findings:
+    pointer = f"{_PARAMETERS}/{escape(name)}"
+    if name not in UNDERSTOOD:
+        near = nearest(name, UNDERSTOOD)
+        hint = f"did you mean {near}?" if near else f"supported: {', '.join(UNDERSTOOD)}"
+        message = f"parameter {name} is not supported yet"
+        yield finding(case.entry, "not_supported_yet", message, pointer, hint)
+        return
+    kind, least, most = UNDERSTOOD[name]
+    found = number(value) if kind == "a number" else whole(value)
+    if found is None or not least <= found <= most:
+        message = f"{name} must be {kind} from {least:g} to {most:g}"
+        yield finding(case.entry, "invalid_parameter", message, pointer)
+
+
+def _host_port(case: Case) -> Findings:
+    if case.demand.host_port is not None and not case.version.spec.runtime_profile.ports:
+        message = f"{case.version.ref} has no port that host_port could be for"
+        yield finding(case.entry, "no_port", message, f"{_PARAMETERS}/host_port")
+
+
+def modes(case: Case) -> tuple[tuple[str, str, tuple[str, ...], str], ...]:
+    """(field, hint or "", allowed, effective) of the two hints, by policy."""
+    defaults, overrides = case.environment.defaults, case.entitlement.spec.policy_overrides
+    requested = case.entry.spec.requested
+    rows = (
+        (
+            "operating_mode",
+            requested.operating_mode if requested else None,
+            overrides.allowed_operating_modes if overrides else None,
+            defaults.operating_mode,
+        ),
+        (
+            "control_plane_scope",
+            requested.control_plane_scope if requested else None,
+            overrides.allowed_control_plane_scopes if overrides else None,
+            defaults.control_plane_scope,
+        ),
+    )
+    return tuple(_mode(field, hint, allowed, default) for field, hint, allowed, default in rows)
+
+
+def _mode(
+    field: str, hint: str | None, allowed: tuple[str, ...] | None, default: str
+) -> tuple[str, str, tuple[str, ...], str]:
+    choices: tuple[str, ...] = allowed or (default,)
+    fallback = default if default in choices else choices[0]
+    return field, hint or "", choices, hint if hint in choices else fallback
+
+
+def _hints_allowed(case: Case) -> Findings:
+    for field, hint, choices, _ in modes(case):
+        if hint and hint not in choices:
+            message = f"{field} {hint} is not allowed for project {'/'.join(case.owner)}"
+            advice = f"allowed: {', '.join(choices)}; {case.entitlement.ref} may allow more"
+            pointer = f"/spec/requested/{field}"
+            yield finding(case.entry, "hint_not_allowed", message, pointer, advice)
+
+
+INSTANCE_CHECKS: tuple[Callable[[Case], Findings], ...] = (
+    _entitled,
+    _version_offered,
+    _image_visible,
+    _image_good,
+    _allocation_active,
+    _capacity_shape,
+    _accelerator,
+    _exclusive,
+    _engine,
+    _minimum,
+    _fits_allocation,
+    _parameters_valid,
+    _host_port,
+    _hints_allowed,
+)
