@@ -1,0 +1,312 @@
+"""One instance: what is wanted, remembered and seen, in; at most one action out.
+
+Rules: an Unknown node yields held actions only. Nothing without a record is ever removed. What a
+node was already asked for is waited for, not asked again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node_agent.wire import FailureReason, Phase, WorkloadReport
+from reconciler.core.actions import Action, Control, Held, Launch, Precondition, Remove, Replace
+from reconciler.core.desired import Target
+from reconciler.core.lifecycle import next_epoch
+from reconciler.core.names import InstanceKey
+from reconciler.core.observed import ArtifactSeen, Seen, Unknown, is_there
+from reconciler.core.plan import Finding, Waiting
+from reconciler.core.records import InstanceRecord, Intent, State
+
+RETRY_BASE_MS = 15_000
+RETRY_MAX_MS = 30 * 60_000
+REFUSED_PAUSE_MS = 60_000
+ACCEPTED_SHOWS_MS = 30_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is known about one instance."""
+
+    key: InstanceKey
+    target: Target | None
+    record: InstanceRecord | None
+    seen: Seen[WorkloadReport | None]
+    artifact: Seen[ArtifactSeen]
+    intent: Intent | None
+    now_ms: int
+    destination: Unknown | None = None
+    """Why nobody could look at the node where it should be; None when its report is at hand."""
+
+    @property
+    def report(self) -> WorkloadReport | None:
+        return None if isinstance(self.seen, Unknown) else self.seen.value
+
+    @property
+    def owned(self) -> bool:
+        return self.record is not None and self.record.state is not State.DECOMMISSIONED
+
+    @property
+    def begun(self) -> bool:
+        """Whether an operation on it was ever handed to a node since it was last absent."""
+        return self.owned and self.record is not None and self.record.state is not State.REQUESTED
+
+    @property
+    def precondition(self) -> Precondition:
+        return Precondition(self.report.target_hash if self.report else None)
+
+
+Verdict = Action | Waiting | Finding | None
+
+
+def decide(case: Case) -> Verdict:
+    """The next thing to do for one instance; None when it is as it should be."""
+    leaving = _leaving(case)
+    if leaving:
+        return _removal(case, leaving) if case.owned else None
+    assert case.target is not None
+    if isinstance(case.seen, Unknown):
+        return _unseen(case, case.target, case.seen)
+    report = case.seen.value
+    if report is None or report.phase is Phase.REMOVED:
+        return _absent(case, case.target)
+    if report.phase is Phase.REMOVING:
+        return Waiting(case.key, case.target.instance.node, "removing", "teardown is under way")
+    if report.target_hash == case.target.workload.spec_hash:
+        return _present(case, case.target, report)
+    return _different(case, case.target, report)
+
+
+def _leaving(case: Case) -> str:
+    """Why the instance must go from where it is; empty when it may stay."""
+    if case.target is None:
+        return "its manifest was removed"
+    if case.target.instance.run == "decommissioned":
+        return "desired: decommissioned"
+    if case.record is None or not case.owned:
+        return ""
+    if case.record.state is State.DECOMMISSIONING:
+        return "its teardown began before it was wanted again"
+    if case.record.node != case.target.instance.node:
+        return f"it belongs on node {case.target.instance.node} now"
+    return ""
+
+
+def _unseen(case: Case, target: Target, unknown: Unknown) -> Verdict:
+    record = case.record if case.owned else None
+    if record and record.applied_hash == record.target_hash == target.workload.spec_hash:
+        return None  # As far as we know it runs; the node's silence is reported once, for the node.
+    held = Held(unknown.code, unknown.reason)
+    if record is None or not record.applied_hash:
+        return _launch(case, target, "new instance", held)
+    return _replace(case, target, held)
+
+
+def _absent(case: Case, target: Target) -> Verdict:
+    if target.instance.run == "stopped":
+        return None
+    under_way = _under_way(case, target)
+    if under_way:
+        return under_way
+    record = case.record if case.owned else None
+    if record is None or not record.applied_hash:
+        if not target.instance.may_start:
+            return _launch(case, target, "new instance", Held("version_deprecated", _DEPRECATED))
+        return _launch(case, target, "new instance", _artifact_hold(case))
+    return _launch(case, target, "drift: its node no longer has it", _artifact_hold(case))
+
+
+def _present(case: Case, target: Target, report: WorkloadReport) -> Verdict:
+    node = target.instance.node
+    if report.phase is Phase.FAILED:
+        return _failed(case, target, report)
+    if (target.instance.run == "stopped") != (report.phase is Phase.STOPPED):
+        if _queued(case, "control"):
+            return Waiting(case.key, node, "queued", "waiting for the node to take it over")
+        run = target.instance.run == "running"
+        why = "desired: running" if run else "desired: stopped"
+        if case.record is None:
+            return Waiting(case.key, node, report.phase.value, "being adopted")
+        return Control(
+            case.key,
+            node,
+            run,
+            next_epoch(case.record),
+            why,
+            case.precondition,
+            held=_refusal(case),
+        )
+    if report.phase in (Phase.READY, Phase.STOPPED):
+        return None
+    return Waiting(case.key, node, report.phase.value, report.message or report.phase.value)
+
+
+def _different(case: Case, target: Target, report: WorkloadReport) -> Verdict:
+    under_way = _under_way(case, target)
+    if under_way:
+        return under_way
+    if report.target_hash is None and report.running_hash == target.workload.spec_hash:
+        return _launch(case, target, "drift: its agent lost track of it", None)
+    if not case.begun:
+        # Not ours yet, whatever the node says it runs under this name: there is nothing to upgrade.
+        held = None if target.instance.may_start else Held("version_deprecated", _DEPRECATED)
+        return _launch(case, target, "new instance", held or _artifact_hold(case))
+    return _replace(case, target, _artifact_hold(case))
+
+
+def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
+    reason = report.reason.value if report.reason else "failed"
+    if report.retained:
+        return Finding(
+            "stalled",
+            reason,
+            str(target.instance.ref),
+            f"version {target.instance.version} was given up: {report.message or reason}; "
+            "what ran before runs on",
+            "fix it or revert it with a new commit",
+        )
+    record = case.record
+    if record is not None and record.applied_hash not in ("", report.target_hash):
+        # Trying the newer one again would only keep the one that works from coming back.
+        message = f"{report.message or reason}; version {record.applied_version} is put back"
+        return Waiting(case.key, target.instance.node, "putting_back", message)
+    under_way = _under_way(case, target)
+    if under_way:
+        return under_way
+    held = _backing_off(case, report) or _artifact_hold(case)
+    return _launch(case, target, f"retry after {reason}", held)
+
+
+def retry_pause_ms(attempts: int) -> int:
+    """The pause before the next launch of the same target: doubles, up to half an hour."""
+    return int(min(RETRY_MAX_MS, RETRY_BASE_MS * 2 ** max(0, min(attempts, 12) - 1)))
+
+
+def _removal(case: Case, why: str) -> Verdict:
+    record = case.record
+    assert record is not None
+    report = case.report
+    if record.state is State.REQUESTED and not is_there(case.seen):
+        return None  # Never handed to a node: `settle` withdraws it.
+    if report is not None and report.phase is Phase.REMOVING:
+        return Waiting(case.key, record.node, "removing", "teardown is under way")
+    if _queued(case, "remove"):
+        return Waiting(case.key, record.node, "queued", "waiting for the node to take it over")
+    held = Held(case.seen.code, case.seen.reason) if isinstance(case.seen, Unknown) else None
+    if report is not None and report.reason is FailureReason.TEARDOWN_INCOMPLETE:
+        held = _backing_off(case, report)
+    if record.state is not State.DECOMMISSIONING:
+        held = held or _nowhere_to_go(case, record)
+    return Remove(
+        case.key,
+        record.node,
+        record.applied_version or record.target_version,
+        next_epoch(record),
+        why,
+        case.precondition,
+        held=held or _refusal(case),
+    )
+
+
+def _nowhere_to_go(case: Case, record: InstanceRecord) -> Held | None:
+    """What is to move stays where it is until the other node can be seen to take it."""
+    target = case.target
+    if target is None or target.instance.run != "running" or target.instance.node == record.node:
+        return None
+    if case.destination is not None:
+        return Held(case.destination.code, f"{case.destination.reason}; it stays until then")
+    if isinstance(case.artifact, Unknown) and case.artifact.code == "not_observed":
+        return None  # The other node has it already.
+    return _artifact_hold(case)
+
+
+def _under_way(case: Case, target: Target) -> Waiting | None:
+    intent = case.intent
+    if intent is None or intent.target_hash != target.workload.spec_hash:
+        return None
+    if not _queued(case, "launch", "replace"):
+        return None
+    message = "waiting for the node to take it over"
+    return Waiting(case.key, target.instance.node, "queued", message)
+
+
+def _queued(case: Case, *kinds: str) -> bool:
+    """Whether such a task is on its way into the node's report.
+
+    What a node accepted shows in its report, but perhaps not yet in the one that came first; a
+    node that lost it again is asked anew after a while.
+    """
+    intent = case.intent
+    if intent is None or intent.kind not in kinds:
+        return False
+    fresh = case.now_ms < intent.created_at_ms + ACCEPTED_SHOWS_MS
+    return intent.state == "queued" or (intent.state == "accepted" and fresh)
+
+
+def _refusal(case: Case) -> Held | None:
+    """A task that the node would not take is not sent again at once."""
+    intent = case.intent
+    if intent is None or intent.state != "refused":
+        return None
+    if case.now_ms >= intent.created_at_ms + REFUSED_PAUSE_MS:
+        return None
+    return Held("task_refused", f"node {intent.node} refused its task: {intent.detail}")
+
+
+def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
+    attempts = case.record.attempts if case.record else 0
+    due_ms = (case.record.since_ms if case.record else 0) + retry_pause_ms(attempts)
+    if case.now_ms >= due_ms:
+        return None
+    why = report.message or (report.reason.value if report.reason else "failed")
+    pause_s = retry_pause_ms(attempts) // 1000
+    return Held("backing_off", f"{why}; tried again {pause_s} s after it failed")
+
+
+def _artifact_hold(case: Case) -> Held | None:
+    assert case.target is not None
+    name = str(case.target.instance.artifact)
+    if isinstance(case.artifact, Unknown):
+        return Held(case.artifact.code, f"{name}: {case.artifact.reason}")
+    if not case.artifact.value.exists:
+        return Held("artifact_missing", f"the registry has no {name}")
+    return None
+
+
+def _launch(case: Case, target: Target, reason: str, held: Held | None) -> Launch:
+    return Launch(
+        instance=case.key,
+        node=target.instance.node,
+        workload=target.workload,
+        version=target.instance.version,
+        epoch=next_epoch(case.record),
+        reason=reason,
+        precondition=case.precondition,
+        held=held or _refusal(case),
+    )
+
+
+def _replace(case: Case, target: Target, held: Held | None) -> Replace:
+    record = case.record
+    version = target.instance.version
+    running = (record.applied_version or record.target_version) if record else ""
+    back = record is not None and version in (record.previous_version, record.applied_version)
+    changed = record is not None and record.target_version != version
+    again = record is not None and record.state is State.ROLLING_BACK and not changed
+    reason = f"version {running} → {version}" if running != version else "its parameters changed"
+    if record and running == version and record.target_version != version:
+        reason = f"back to version {version}"
+    return Replace(
+        instance=case.key,
+        node=target.instance.node,
+        workload=target.workload,
+        version=version,
+        version_from=running,
+        direction="rollback" if again or (back and changed) else "upgrade",
+        epoch=next_epoch(record),
+        reason=reason,
+        precondition=case.precondition,
+        held=held or _refusal(case),
+    )
+
+
+_DEPRECATED = "this version is deprecated: what runs goes on, new instances are not started"

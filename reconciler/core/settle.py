@@ -1,0 +1,121 @@
+"""What the nodes' reports do to everything we remember, in one step before the plan. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from node_agent.wire import Phase
+from reconciler.core import lifecycle
+from reconciler.core.desired import Desired
+from reconciler.core.names import InstanceKey
+from reconciler.core.observed import Known, Observed, is_there
+from reconciler.core.records import Event, InstanceRecord, Intent, State
+
+_SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
+_UNBEGUN = (State.REQUESTED, State.DECOMMISSIONED)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """`records` is the whole inventory; `changed` and `events` are to be stored together."""
+
+    records: Mapping[InstanceKey, InstanceRecord]
+    changed: tuple[InstanceRecord, ...]
+    events: tuple[Event, ...]
+
+
+def settle_all(
+    desired: Desired,
+    observed: Observed,
+    records: Mapping[InstanceKey, InstanceRecord],
+    now_ms: int,
+    intents: Sequence[Intent] = (),
+) -> Settled:
+    """`intents` are the open ones: until a node took its task over, its report is older."""
+    untaken = {i.instance: i.correlation_id for i in intents if i.state == "queued"}
+    after = dict(records)
+    events: list[Event] = []
+    for key, record in sorted(records.items()):
+        if _withdrawn(desired, observed, key, record):
+            moved = lifecycle.withdraw(record, now_ms)
+        elif untaken.get(key) == record.correlation_id:
+            # A retry has the target of the launch that failed: it would seem to fail at once.
+            moved = (record, ())
+        else:
+            moved = lifecycle.settle(record, observed.workload(record.node, key), now_ms)
+        after[key] = moved[0]
+        events += moved[1]
+    for key, record, adopted in _adopted(desired, observed, records, now_ms):
+        after[key] = record
+        events += adopted
+    changed = tuple(r for k, r in sorted(after.items()) if records.get(k) != r)
+    return Settled(after, changed, tuple(events))
+
+
+def finished_intents(
+    records: Mapping[InstanceKey, InstanceRecord],
+    intents: Sequence[Intent],
+    desired: Desired,
+    observed: Observed,
+) -> tuple[InstanceKey, ...]:
+    """Instances whose accepted task has run its course, whatever came of it."""
+    done = {
+        intent.instance
+        for intent in intents
+        if intent.state == "accepted"
+        and intent.instance in records
+        and records[intent.instance].state in _SETTLED
+        and records[intent.instance].correlation_id == intent.correlation_id
+        and (intent.kind != "control" or _obeyed(intent, desired, observed))
+    }
+    return tuple(sorted(done))
+
+
+def _obeyed(intent: Intent, desired: Desired, observed: Observed) -> bool:
+    """Starting and stopping leave the state as it is; that they are done shows on the node only."""
+    seen = observed.workload(intent.node, intent.instance)
+    target = desired.targets.get(intent.instance)
+    if target is None or not isinstance(seen, Known) or seen.value is None:
+        return target is None
+    return (target.instance.run == "stopped") == (seen.value.phase is Phase.STOPPED)
+
+
+def _withdrawn(
+    desired: Desired, observed: Observed, key: InstanceKey, record: InstanceRecord
+) -> bool:
+    if record.state is not State.REQUESTED or key in desired.held:
+        return False
+    target = desired.targets.get(key)
+    wanted = (
+        target is not None
+        and target.instance.run != "decommissioned"
+        and target.instance.node == record.node
+    )
+    # A node may have it all the same when our store was lost; then it has to be torn down.
+    return not wanted and not is_there(observed.workload(record.node, key))
+
+
+def _adopted(
+    desired: Desired,
+    observed: Observed,
+    records: Mapping[InstanceKey, InstanceRecord],
+    now_ms: int,
+) -> list[tuple[InstanceKey, InstanceRecord, tuple[Event, ...]]]:
+    """What runs exactly as desired although we never had it launched: our store was lost.
+
+    A pass before its node joined again has noted it as requested by then.
+    """
+    found = []
+    for key, target in sorted(desired.targets.items()):
+        known = records.get(key)
+        if key in desired.held or (known is not None and known.state not in _UNBEGUN):
+            continue
+        seen = observed.workload(target.instance.node, key)
+        if not isinstance(seen, Known) or seen.value is None:
+            continue
+        if seen.value.target_hash != target.workload.spec_hash:
+            continue
+        record, events = lifecycle.adopt(target, known, seen.value, desired.revision, now_ms)
+        found.append((key, record, events))
+    return found
