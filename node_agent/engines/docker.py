@@ -1,0 +1,312 @@
+"""Runs workloads as Docker containers, through the Engine API.
+
+Rules:
+- Docker's own restart is off: the agent decides what runs, or two would.
+- Ownership is read from the labels on the very thing, each time, never remembered.
+- One bridge network per node, made with the first container and gone with the last. Containers on
+  it can't talk to each other; their ports are published on the host's loopback only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from node_agent.engines.base import (
+    Cancelled,
+    EngineFacts,
+    EngineFailure,
+    Residue,
+    ownership_labels,
+    unit_name,
+)
+from node_agent.engines.docker_spec import (
+    VOLUMES_MAX,
+    create_request,
+    failure_of,
+    unit_from_listing,
+    volume_name,
+)
+from node_agent.engines.probes import probe_network
+from node_agent.inventory import amd_device_paths
+from node_agent.units import Probed, Unit
+from node_agent.wire import (
+    LABEL_INSTANCE,
+    LABEL_MANAGED,
+    LABEL_NODE,
+    ExecProbe,
+    FailureReason,
+    Image,
+    Probe,
+    Workload,
+)
+
+REQUEST_TIMEOUT_S = 60
+RECONNECT_S = 1.0
+EXEC_POLL_S = 0.02
+_EVENTS = ["die", "destroy", "oom", "pause", "start", "unpause"]
+
+
+class DockerEngine:
+    """Docker at `host` (`unix://…`, or None for the usual place), on behalf of `node`."""
+
+    def __init__(self, node: str, host: str | None = None) -> None:
+        self._node = node
+        self._host = host
+        self._connected: docker.APIClient | None = None
+        self._connecting = threading.Lock()
+        self._network_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._events: Any = None
+        self._running_execs: dict[str, str] = {}
+
+    @property
+    def name(self) -> Literal["docker"]:
+        return "docker"
+
+    @property
+    def network(self) -> str:
+        return f"gpuaas-{self._node}"
+
+    def facts(self) -> EngineFacts:
+        with self._api("ask") as api:
+            info = api.info()
+        runtimes = tuple(sorted(info.get("Runtimes") or {}))
+        return EngineFacts(version=info.get("ServerVersion"), runtimes=runtimes)
+
+    def units(self, instance: str | None = None) -> tuple[Unit, ...]:
+        with self._api("list") as api:
+            listing = api.containers(all=True, filters={"label": self._ours(instance)})
+            found = [self._unit(api, item) for item in listing]
+        return tuple(unit for unit in found if unit is not None)
+
+    def pull(self, image: Image, cancelled: threading.Event) -> None:
+        with self._api("pull") as api:
+            if not _present(api, image):
+                _pull(api, image, cancelled)
+            described = api.inspect_image(image.reference)
+        if image.reference not in (described.get("RepoDigests") or []):
+            message = f"the pulled image does not carry {image.digest}"
+            raise EngineFailure(FailureReason.DIGEST_MISMATCH, message)
+
+    def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:
+        instance = workload.instance
+        amd = self._amd_devices(workload)
+        with self._api("create") as api, self._network_lock:
+            self._ensure_network(api)
+            config = api.inspect_image(workload.image.reference).get("Config") or {}
+            declared = sorted(config.get("Volumes") or {})
+            if len(declared) > VOLUMES_MAX:
+                message = f"the image declares {len(declared)} volumes, at most {VOLUMES_MAX}"
+                raise EngineFailure(FailureReason.CREATE_REFUSED, message)
+            volumes = {path: self._ensure_volume(api, instance, path) for path in declared}
+            request = create_request(workload, self._node, self.network, host_ports, volumes, amd)
+            api.create_container_from_config(request, unit_name(instance, workload.spec_hash))
+
+    def start(self, unit: Unit) -> None:
+        with self._api("start") as api:
+            if unit.status == "paused":
+                api.unpause(unit.unit_id)
+            else:
+                api.start(unit.unit_id)
+
+    def stop(self, unit: Unit, grace_ms: int) -> None:
+        with self._api("stop") as api, contextlib.suppress(NotFound):
+            if unit.status == "paused":
+                api.unpause(unit.unit_id)
+            api.stop(unit.unit_id, timeout=-(-grace_ms // 1_000))
+
+    def remove(self, unit: Unit) -> None:
+        with self._api("remove") as api:
+            with contextlib.suppress(NotFound):
+                api.remove_container(unit.unit_id, v=True, force=True)
+            self._running_execs.pop(unit.unit_id, None)
+            self._drop_unused_network(api)
+
+    def probe(self, unit: Unit, probe: Probe, timeout_ms: int) -> Probed:
+        if isinstance(probe, ExecProbe):
+            with self._api("probe") as api:
+                return self._probe_exec(api, unit, probe, timeout_ms)
+        return probe_network(unit, probe, timeout_ms)
+
+    def sweep(self, instance: str) -> None:
+        with self._api("sweep") as api:
+            for volume in self._volumes(api, instance):
+                with contextlib.suppress(NotFound):
+                    api.remove_volume(volume["Name"])
+            for network in api.networks(filters={"label": self._ours(instance)}):
+                with contextlib.suppress(NotFound):
+                    api.remove_network(network["Id"])
+            self._drop_unused_network(api)
+
+    def residue(self, instance: str) -> Residue:
+        ours = {"label": self._ours(instance)}
+        with self._api("look") as api, self._network_lock:
+            networks = len(api.networks(filters=ours))
+            if not api.containers(all=True, filters={"label": self._ours(None)}):
+                networks += len(self._shared_networks(api))
+            return Residue(
+                containers=len(api.containers(all=True, filters=ours)),
+                networks=networks,
+                volumes=len(self._volumes(api, instance)),
+                paths=0,
+            )
+
+    def watch(self, changed: Callable[[str | None], None], stop: threading.Event) -> None:
+        while not (stop.is_set() or self._closed.is_set()):
+            with contextlib.suppress(EngineFailure, OSError, ValueError, AttributeError):
+                self._follow(changed)
+            changed(None)
+            stop.wait(RECONNECT_S)
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._connecting:
+            if self._events is not None:
+                with contextlib.suppress(OSError, DockerException, AttributeError):
+                    self._events.close()
+            if self._connected is not None:
+                self._connected.close()
+
+    # --- connection ---
+
+    @contextlib.contextmanager
+    def _api(self, doing: str) -> Iterator[Any]:
+        try:
+            yield self._client()
+        except APIError as error:
+            status = error.status_code or 500
+            raise failure_of(status, error.explanation or str(error), doing) from None
+        except (DockerException, requests.RequestException, OSError) as error:
+            message = f"Docker does not answer ({type(error).__name__})"
+            raise EngineFailure(FailureReason.ENGINE_UNAVAILABLE, message, transient=True) from None
+
+    def _client(self) -> docker.APIClient:
+        with self._connecting:
+            if self._connected is None:
+                self._connected = docker.APIClient(
+                    base_url=self._host, version="auto", timeout=REQUEST_TIMEOUT_S
+                )
+            return self._connected
+
+    def _follow(self, changed: Callable[[str | None], None]) -> None:
+        filters = {"type": "container", "event": _EVENTS, "label": self._ours(None)}
+        with self._api("watch") as api:
+            events = api.events(filters=filters, decode=True)
+            with self._connecting:
+                self._events = events
+            changed(None)
+            for event in events:
+                labels = (event.get("Actor") or {}).get("Attributes") or {}
+                changed(labels.get(LABEL_INSTANCE))
+
+    # --- what is ours ---
+
+    def _ours(self, instance: str | None) -> list[str]:
+        labels = [f"{LABEL_MANAGED}=true", f"{LABEL_NODE}={self._node}"]
+        return labels if instance is None else [*labels, f"{LABEL_INSTANCE}={instance}"]
+
+    def _unit(self, api: Any, item: Mapping[str, Any]) -> Unit | None:
+        if LABEL_INSTANCE not in (item.get("Labels") or {}):
+            return None
+        # The listing may still say "running" when the event of its end has been sent long since.
+        try:
+            return unit_from_listing(item, api.inspect_container(item["Id"])["State"])
+        except NotFound:
+            return None
+
+    def _volumes(self, api: Any, instance: str) -> list[dict[str, Any]]:
+        found = api.volumes(filters={"label": self._ours(instance)})
+        return list(found.get("Volumes") or [])
+
+    def _shared_networks(self, api: Any) -> list[dict[str, Any]]:
+        found = api.networks(names=[self.network], filters={"label": self._ours(None)})
+        return [network for network in found if network["Name"] == self.network]
+
+    def _ensure_network(self, api: Any) -> None:
+        if self._shared_networks(api):
+            return
+        if any(n["Name"] == self.network for n in api.networks(names=[self.network])):
+            message = f"a network {self.network} exists and is not ours"
+            raise EngineFailure(FailureReason.CREATE_REFUSED, message)
+        api.create_network(
+            self.network,
+            driver="bridge",
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            labels={LABEL_MANAGED: "true", LABEL_NODE: self._node},
+            check_duplicate=True,
+        )
+
+    def _drop_unused_network(self, api: Any) -> None:
+        with self._network_lock:
+            if api.containers(all=True, filters={"label": self._ours(None)}):
+                return
+            for network in self._shared_networks(api):
+                with contextlib.suppress(NotFound):
+                    api.remove_network(network["Id"])
+
+    def _ensure_volume(self, api: Any, instance: str, path: str) -> str:
+        name = volume_name(self._node, instance, path)
+        ours = ownership_labels(self._node, instance)
+        labels = api.create_volume(name, labels=ours).get("Labels") or {}
+        if any(labels.get(label) != value for label, value in ours.items()):
+            message = f"a volume {name} exists and is not ours"
+            raise EngineFailure(FailureReason.CREATE_REFUSED, message)
+        return name
+
+    def _amd_devices(self, workload: Workload) -> tuple[str, ...]:
+        if workload.limits.gpu_vendor != "amd" or not workload.limits.gpu_uuids:
+            return ()
+        paths = amd_device_paths(workload.limits.gpu_uuids)
+        if paths is None:
+            message = "an AMD GPU of this allocation is not on this host"
+            raise EngineFailure(FailureReason.GPU_UNAVAILABLE, message)
+        return paths
+
+    # --- exec probes ---
+
+    def _probe_exec(self, api: Any, unit: Unit, probe: ExecProbe, timeout_ms: int) -> Probed:
+        """Docker can't end a command it started, so a hanging one is waited for, never doubled."""
+        earlier = self._running_execs.pop(unit.unit_id, None)
+        if earlier is not None and api.exec_inspect(earlier)["Running"]:
+            self._running_execs[unit.unit_id] = earlier
+            return Probed(False, "the command of an earlier probe has not ended")
+        execution = api.exec_create(unit.unit_id, list(probe.command))["Id"]
+        api.exec_start(execution, detach=True)
+        deadline_s = time.monotonic() + timeout_ms / 1_000
+        while time.monotonic() < deadline_s:
+            seen = api.exec_inspect(execution)
+            if not seen["Running"]:
+                code = seen["ExitCode"]
+                return Probed(code == 0, f"the command exited with {code}")
+            time.sleep(EXEC_POLL_S)
+        self._running_execs[unit.unit_id] = execution
+        return Probed(False, f"the command did not end within {timeout_ms} ms")
+
+
+def _present(api: Any, image: Image) -> bool:
+    try:
+        api.inspect_image(image.reference)
+    except NotFound:
+        return False
+    return True
+
+
+def _pull(api: Any, image: Image, cancelled: threading.Event) -> None:
+    repository = f"{image.registry}/{image.repository}"
+    progress = api.pull(repository, tag=image.digest, stream=True, decode=True)
+    try:
+        for line in progress:
+            if cancelled.is_set():
+                raise Cancelled
+            if "error" in line:
+                raise failure_of(500, str(line["error"]), "pull")
+    finally:
+        progress.close()

@@ -1,0 +1,52 @@
+"""What is found out over the network of this host: free ports, and readiness of published ones."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+
+from node_agent.engines.base import LOOPBACK
+from node_agent.units import Probed, Unit
+from node_agent.wire import HttpProbe, TcpProbe
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a loopback port of this host can be listened on. True for one in TIME_WAIT."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def probe_network(unit: Unit, probe: HttpProbe | TcpProbe, timeout_ms: int) -> Probed:
+    """Ready: connected, and for http a status from 200 to 399. Redirects are not followed."""
+    host_port = unit.host_port(probe.port)
+    if host_port is None:
+        return Probed(False, f"port {probe.port} is not published")
+    timeout_s = timeout_ms / 1_000
+    try:
+        if isinstance(probe, TcpProbe):
+            with socket.create_connection((LOOPBACK, host_port), timeout_s) as connection:
+                # Where nobody listens, a connection can by chance meet itself.
+                met_itself = connection.getsockname() == connection.getpeername()
+                return Probed(not met_itself, f"port {probe.port}: nobody listens")
+        return _probe_http(host_port, probe.path, timeout_s)
+    except TimeoutError:
+        return Probed(False, f"no answer within {timeout_ms} ms on port {probe.port}")
+    except OSError as error:
+        return Probed(False, f"port {probe.port}: {error.strerror or type(error).__name__}")
+    except (http.client.HTTPException, ValueError) as error:
+        return Probed(False, f"port {probe.port}: not HTTP ({type(error).__name__})")
+
+
+def _probe_http(host_port: int, path: str, timeout_s: float) -> Probed:
+    connection = http.client.HTTPConnection(LOOPBACK, host_port, timeout=timeout_s)
+    try:
+        connection.request("GET", path, headers={"User-Agent": "gpuaas-agent", "Accept": "*/*"})
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return Probed(200 <= status < 400, f"GET {path} answered {status}")

@@ -1,0 +1,44 @@
+"""What engines see: the units that run workloads, and what a probe of one found. Pure types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from node_agent.wire import Endpoint
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One container or process of ours."""
+
+    unit_id: str
+    name: str
+    engine: Literal["docker", "process"]
+    instance: str
+    node: str
+    spec_hash: str
+    status: Literal["created", "running", "paused", "exited"]
+    created_at_ms: int
+    image_digest: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    exit_code: int | None = None
+    out_of_memory: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.status in {"running", "paused"}
+
+    def host_port(self, container_port: int) -> int | None:
+        for endpoint in self.endpoints:
+            if endpoint.container == container_port:
+                return endpoint.host_port
+        return None
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one readiness probe found. `detail` never quotes what the workload answered."""
+
+    ready: bool
+    detail: str = ""

@@ -1,0 +1,206 @@
+"""A small control plane over real HTTP: hands out tasks until acknowledged, keeps reports."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from node_agent.envelope import key_id, unseal
+from node_agent.link import AgentKey
+from node_agent.wire import (
+    POLL_TYPE,
+    REPORT_TYPE,
+    JoinReply,
+    JoinRequest,
+    JoinToken,
+    LaunchTask,
+    Poll,
+    PollReply,
+    Report,
+    TaskAck,
+    VerifierKey,
+    WorkloadReport,
+)
+from tests.agent.cases import INSTANCE, NODE, AnyTask, envelope, verifier
+
+PATIENCE_S = 30.0
+SECRET = "only-once"
+
+
+class ControlPlane:
+    """`away` answers 503 to everything. `reports` are those whose signature held.
+
+    `faults` are reports that contradict themselves; a test ends with none.
+    """
+
+    def __init__(self) -> None:
+        self.key = AgentKey.generate()
+        self.reports: list[Report] = []
+        self.away = False
+        self.polls = 0
+        self._agent: VerifierKey | None = None
+        self._queue: dict[str, dict[str, Any]] = {}
+        self._sent: dict[str, AnyTask] = {}
+        self.faults: list[str] = []
+        self._seq = 0
+        self._changed = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def reply(self) -> JoinReply:
+        return JoinReply(node=NODE, verifiers=(verifier(self.key),))
+
+    def token(self, **changes: Any) -> str:
+        fields = {
+            "server": self.url, "node": NODE, "secret": SECRET,
+            "verifier_hash": self.reply.verifier_hash,
+        }  # fmt: skip
+        raw = JoinToken(**{**fields, **changes}).canonical()
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    def close(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        assert self.faults == []
+
+    def send(self, make: Callable[..., AnyTask], *arguments: Any, **changes: Any) -> AnyTask:
+        """Signs `make(seq, …)` as a fresh task and queues it."""
+        with self._changed:
+            self._seq += 1
+            task = make(self._seq, *arguments, now_ms=time.time_ns() // 1_000_000, **changes)
+            self._queue[task.task_id] = envelope(task, self.key)
+            self._sent[task.task_id] = task
+            self._changed.notify_all()
+        return task
+
+    def forget_tasks(self) -> None:
+        """Drops what no agent has acknowledged."""
+        with self._changed:
+            self._queue.clear()
+
+    def wait_for(
+        self, condition: Callable[[Report], bool], timeout_s: float = PATIENCE_S
+    ) -> Report:
+        """The first report from now on, or the last one, that meets the condition."""
+        with self._changed:
+            seen = max(0, len(self.reports) - 1)
+            deadline_s = time.monotonic() + timeout_s
+            while True:
+                for report in self.reports[seen:]:
+                    if condition(report):
+                        return report
+                seen = len(self.reports)
+                left_s = deadline_s - time.monotonic()
+                assert left_s > 0, f"last report: {self.reports[-1:]}"
+                self._changed.wait(left_s)
+
+    def wait_for_workload(
+        self, condition: Callable[[WorkloadReport], bool], instance: str = INSTANCE
+    ) -> WorkloadReport:
+        def met(report: Report) -> bool:
+            return any(w.instance == instance and condition(w) for w in report.workloads)
+
+        report = self.wait_for(met)
+        return next(w for w in report.workloads if w.instance == instance)
+
+    # --- what the agent calls ---
+
+    def answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if self.away:
+            return 503, _error("away", "down for maintenance")
+        match path:
+            case "/v1/agent/join":
+                return self._join(JoinRequest.model_validate_json(body))
+            case "/v1/agent/report":
+                return self._take_report(body)
+            case "/v1/agent/poll":
+                return self._poll(body)
+        return 404, _error("not_found", path)
+
+    def _join(self, request: JoinRequest) -> tuple[int, bytes]:
+        if request.token != SECRET or self._agent is not None:
+            return 403, _error("token_invalid", "unknown, used or expired join token")
+        public = request.public_key
+        self._agent = VerifierKey(key_id=key_id(public), version=1, public_key=public)
+        return 200, self.reply.canonical()
+
+    def _take_report(self, body: bytes) -> tuple[int, bytes]:
+        assert self._agent is not None
+        payload, _ = unseal(body, REPORT_TYPE, [self._agent])
+        report = Report.model_validate_json(payload)
+        with self._changed:
+            assert not self.reports or report.report_seq > self.reports[-1].report_seq
+            self.reports.append(report)
+            for ack in report.acks:
+                self._queue.pop(ack.task_id, None)
+                self._check_ack(report, ack)
+            self._changed.notify_all()
+        return 204, b""
+
+    def _check_ack(self, report: Report, ack: TaskAck) -> None:
+        """A report that says a launch was taken over says what became of it, too."""
+        task = self._sent.get(ack.task_id)
+        if not ack.accepted or not isinstance(task, LaunchTask):
+            return
+        targets = {
+            sent.workload.spec_hash if isinstance(sent, LaunchTask) else None
+            for sent in self._sent.values()
+            if sent.instance == task.instance and sent.seq >= task.seq
+        }
+        told = [w.target_hash for w in report.workloads if w.instance == task.instance]
+        if not told or told[0] not in targets:
+            self.faults.append(f"task {task.seq} acknowledged by a report that is older: {told}")
+
+    def _poll(self, body: bytes) -> tuple[int, bytes]:
+        assert self._agent is not None
+        payload, _ = unseal(body, POLL_TYPE, [self._agent])
+        poll = Poll.model_validate_json(payload)
+        with self._changed:
+            self.polls += 1
+            self._changed.wait_for(lambda: bool(self._queue), poll.wait_ms / 1_000)
+            return 200, PollReply(tasks=tuple(self._queue.values())).canonical()
+
+
+def _error(code: str, message: str) -> bytes:
+    document = {"error": {"code": code, "message": message, "correlation_id": "c-1"}}
+    return json.dumps(document).encode()
+
+
+def _handler_for(plane: ControlPlane) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Head and body in one piece, or the kernel holds the second back for 40 ms.
+        wbufsize = -1
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status, content = plane.answer(self.path, body)
+            try:
+                self.send_response(status)
+                if status != 204:
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                self.wfile.flush()
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet: pytest shows what a test did."""
+
+    return Handler

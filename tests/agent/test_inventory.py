@@ -1,0 +1,76 @@
+"""What the agent says of its host, on hosts made of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from node_agent.engines.process import ProcessEngine
+from node_agent.inventory import (
+    HostPaths,
+    amd_device_paths,
+    amd_gpus,
+    cdi_devices,
+    nvidia_gpus,
+    take_inventory,
+)
+from tests.agent.cases import NODE
+from tests.fakes.engine import FakeEngine
+
+H200 = "GPU-5b3e8f1e-9f0a-4a53-8f0e-2c6c1d0a7b11"
+
+
+def kfd_node(root: Path, number: int, unique_id: int, minor: int, simd: int = 304) -> None:
+    node = root / str(number)
+    (node / "mem_banks" / "0").mkdir(parents=True)
+    (node / "name").write_text("gfx942\n")
+    (node / "properties").write_text(
+        f"simd_count {simd}\nunique_id {unique_id}\ndrm_render_minor {minor}\n"
+    )
+    (node / "mem_banks" / "0" / "properties").write_text(
+        f"heap_type 1\nsize_in_bytes {192 * 1024**3}\n"
+    )
+
+
+def test_cdi_devices_from_json_and_yaml_and_nothing_from_a_broken_one(tmp_path: Path) -> None:
+    spec = {"kind": "nvidia.com/gpu", "devices": [{"name": H200}, {"name": "all"}]}
+    (tmp_path / "nvidia.json").write_text(json.dumps(spec))
+    (tmp_path / "amd.yaml").write_text("kind: amd.com/gpu\ndevices: [{name: '0'}]\n")
+    (tmp_path / "broken.yaml").write_text("kind: [")
+    found = cdi_devices((tmp_path, tmp_path / "missing"))
+    assert found == ("amd.com/gpu=0", f"nvidia.com/gpu={H200}", "nvidia.com/gpu=all")
+
+
+def test_nvidia_gpus_from_the_kernel_driver(tmp_path: Path) -> None:
+    (tmp_path / "0000:19:00.0").mkdir()
+    (tmp_path / "0000:19:00.0" / "information").write_text(
+        f"Model: \t\t NVIDIA H200\nIRQ:   \t\t 154\nGPU UUID: \t {H200}\n"
+    )
+    (tmp_path / "0000:1a:00.0").mkdir()
+    (tmp_path / "0000:1a:00.0" / "information").write_text("GPU UUID: GPU-????????-????\n")
+    (gpu,) = nvidia_gpus(tmp_path)
+    assert (gpu.uuid, gpu.model, gpu.vendor) == (H200, "NVIDIA H200", "nvidia")
+
+
+def test_amd_gpus_and_the_device_files_of_exactly_one(tmp_path: Path) -> None:
+    kfd_node(tmp_path, 0, 0, 0, simd=0)
+    kfd_node(tmp_path, 1, 0x1234, 128)
+    kfd_node(tmp_path, 2, 0xABCD, 136)
+    assert [(f.gpu.uuid, f.gpu.memory_mib) for f in amd_gpus(tmp_path)] == [
+        ("GPU-0000000000001234", 196_608),
+        ("GPU-000000000000abcd", 196_608),
+    ]
+    paths = amd_device_paths(["GPU-000000000000abcd"], tmp_path)
+    assert paths == ("/dev/kfd", "/dev/dri/renderD136")
+    assert amd_device_paths(["GPU-0000000000009999"], tmp_path) is None
+
+
+def test_an_engine_that_does_not_answer_is_listed_with_why(tmp_path: Path) -> None:
+    away = FakeEngine(NODE, set(), away=True)
+    here = ProcessEngine(NODE, tmp_path)
+    empty = HostPaths(cdi=(), nvidia=tmp_path / "x", kfd=tmp_path / "y")
+    found = take_inventory([away, here], tmp_path, empty)
+    assert found.engines == ("process",)
+    assert found.engine_errors == {"docker": "no answer"}
+    assert found.memory_mib > 0
+    assert found.cpu_count > 0
