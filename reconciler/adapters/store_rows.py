@@ -1,0 +1,171 @@
+"""What the store does inside a transaction: rows to records and back, and bulk writes.
+
+Rules: every function gets the open connection of its caller's transaction and never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Column, Connection, Row, Select, delete, select, update
+
+from node_agent.envelope import key_id
+from reconciler.adapters import store_schema as tables
+from reconciler.adapters.store_engine import insert
+from reconciler.core.records import AcceptedObject, EnrolledNode, Event, Intent
+from reconciler.errors import Refused
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+EVENT_CURSOR = "event_cursor"
+OPEN = ("queued", "accepted")
+UNSETTLED = (*OPEN, "refused")
+_BATCH = 500
+
+
+def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
+
+
+def delete_where(connection: Connection, column: Column[Any], values: Sequence[str]) -> None:
+    for batch in _batches(values):
+        connection.execute(delete(column.table).where(column.in_(batch)))
+
+
+def upsert(connection: Connection, key: Column[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    statement = insert(connection, key.table)
+    others = {name: statement.excluded[name] for name in rows[0] if name != key.name}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=[key], set_=others), list(rows)
+    )
+
+
+def single(connection: Connection, name: str) -> str | None:
+    table = tables.singles
+    found: str | None = connection.execute(
+        select(table.c.document).where(table.c.name == name)
+    ).scalar_one_or_none()
+    return found
+
+
+def save_single(connection: Connection, name: str, document: str | None) -> None:
+    if document is None:
+        delete_where(connection, tables.singles.c.name, [name])
+    else:
+        upsert(connection, tables.singles.c.name, [{"name": name, "document": document}])
+
+
+def accepted_objects(connection: Connection) -> dict[str, AcceptedObject]:
+    table = tables.accepted_objects
+    rows = connection.execute(select(table).order_by(table.c.ref))
+    return {row.ref: AcceptedObject(**row._mapping) for row in rows}
+
+
+def intents_query() -> Select[Any]:
+    """Oldest first, so that the last one of an instance is the newest word on it."""
+    table = tables.intents
+    return select(table).order_by(table.c.created_at_ms, table.c.node, table.c.seq)
+
+
+def to_intent(row: Row[Any]) -> Intent:
+    return Intent(**row._mapping)
+
+
+def insert_intents(connection: Connection, intents: Iterable[Intent]) -> None:
+    table = tables.intents
+    for intent in intents:
+        row = asdict(intent)
+        statement = insert(connection, table).values(row)
+        written = connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[table.c.action_id],
+                set_={name: statement.excluded[name] for name in row if name != "action_id"},
+                where=table.c.state.not_in(OPEN),
+            ).returning(table.c.action_id)
+        )
+        if written.first() is None:
+            raise Refused(
+                "intent_exists",
+                f"somebody else already acts on {intent.instance} ({intent.kind})",
+                where=intent.action_id,
+            )
+
+
+def supersede_intents(connection: Connection, instances: Sequence[str]) -> None:
+    table = tables.intents
+    for batch in _batches(sorted(instances)):
+        of_these = table.c.instance.in_(batch) & table.c.state.in_(UNSETTLED)
+        connection.execute(update(table).where(of_these).values(state="superseded"))
+
+
+def insert_events(connection: Connection, events: Sequence[Event]) -> None:
+    """Cursors come without gaps: only events that are new take one."""
+    table = tables.events
+    wanted = {event.event_id: event for event in reversed(events)}
+    if not wanted:
+        return
+    cursor = _lock_counter(connection)
+    for batch in _batches(sorted(wanted)):
+        known = select(table.c.event_id).where(table.c.event_id.in_(batch))
+        for (event_id,) in connection.execute(known):
+            del wanted[event_id]
+    rows: list[dict[str, Any]] = []
+    for event in events:
+        if wanted.pop(event.event_id, None) is not None:
+            cursor += 1
+            rows.append(
+                {
+                    "cursor": cursor,
+                    "event_id": event.event_id,
+                    "instance": event.instance,
+                    "document": EVENT.dump_json(event).decode(),
+                }
+            )
+    if rows:
+        connection.execute(insert(connection, table), rows)
+        upsert(connection, tables.counters.c.name, [{"name": EVENT_CURSOR, "value": cursor}])
+
+
+def _lock_counter(connection: Connection) -> int:
+    table = tables.counters
+    connection.execute(
+        insert(connection, table)
+        .values(name=EVENT_CURSOR, value=0)
+        .on_conflict_do_nothing(index_elements=[table.c.name])
+    )
+    query = select(table.c.value).where(table.c.name == EVENT_CURSOR).with_for_update()
+    return int(connection.execute(query).scalar_one())
+
+
+def to_node(row: Row[Any]) -> EnrolledNode:
+    fields = dict(row._mapping)
+    del fields["key_id"]
+    return EnrolledNode(**fields)
+
+
+def enrol(connection: Connection, name: str, public_key: str, now_ms: int) -> EnrolledNode:
+    """Task numbers go on. What the key before signed is dropped with that key."""
+    table = tables.nodes
+    new_id = key_id(public_key)
+    owner = select(table.c.name).where(table.c.key_id == new_id, table.c.name != name)
+    if connection.execute(owner).first() is not None:
+        raise Refused(
+            "key_in_use",
+            "this agent key belongs to another node",
+            where=name,
+            hint="delete the agent's copied state folder and join again: a key is for one node",
+        )
+    query = select(table).where(table.c.name == name).with_for_update()
+    known = connection.execute(query).one_or_none()
+    fresh = EnrolledNode(name, public_key, now_ms)
+    if known is not None and known.public_key == public_key:
+        fresh = to_node(known)
+    elif known is not None:
+        fresh = EnrolledNode(name, public_key, now_ms, last_task_seq=known.last_task_seq)
+    upsert(connection, table.c.name, [{**asdict(fresh), "key_id": new_id}])
+    return fresh

@@ -1,0 +1,125 @@
+"""The tables of the store, the same in SQLite and PostgreSQL.
+
+Rules: a column for what is queried or updated by itself, JSON text for the rest. Times are
+milliseconds since the epoch. A change here comes with a migration; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
+# What there is only one of: the last accepted revision, the last pass.
+singles = Table(
+    "singles",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+# Cursors are counted here, in the transaction that inserts the events. The row lock makes them
+# visible in rising order, which a database sequence does not promise.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+accepted_objects = Table(
+    "accepted_objects",
+    metadata,
+    Column("ref", Text, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("document_json", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("cursor", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("event_id", name="events_event_id"),
+    Index("events_instance", "instance", "cursor"),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("action_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("target_hash", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    UniqueConstraint("task_id", name="intents_task_id"),
+    UniqueConstraint("node", "seq", name="intents_node_seq"),
+    Index("intents_instance", "instance"),
+    Index("intents_state", "state", "node"),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("secret_hash", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("used_at_ms", BigInteger, nullable=True),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("public_key", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("joined_at_ms", BigInteger, nullable=False),
+    Column("report_json", Text, nullable=True),
+    Column("reported_at_ms", BigInteger, nullable=True),
+    Column("report_seq", BigInteger, nullable=False),
+    Column("last_task_seq", BigInteger, nullable=False),
+    UniqueConstraint("key_id", name="nodes_key_id"),
+)
+
+pass_requests = Table(
+    "pass_requests",
+    metadata,
+    Column("reason", Text, primary_key=True),
+    Column("asked_at_ms", BigInteger, nullable=False),
+)
