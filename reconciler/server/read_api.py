@@ -1,0 +1,162 @@
+"""Read-only: status, instances, events, nodes, health and metrics.
+
+Rules:
+- Documents come from `read_models`, the same that the command line shows. Nothing is changed.
+- While readers need no token, they must call us by an address or a name of ours: else any page in
+  a browser on this host could read along, by letting its own name point here (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Collection
+from urllib.parse import urlsplit
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from reconciler import read_models
+from reconciler.core.names import NAME, InstanceKey
+from reconciler.server.deps import ServerDeps, Threads
+from reconciler.server.errors import ApiError
+from reconciler.server.metrics import StateCollector
+
+EVENTS_PER_PAGE_MAX = 1_000
+_CURSOR_MAX = 2**63 - 1
+_PROBES = ("/healthz", "/readyz")
+_KEY = re.compile(rf"{NAME}/{NAME}/{NAME}")
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class ReadApi:
+    """Routes under /v1 that only read, and the endpoints for probes and Prometheus."""
+
+    def __init__(self, deps: ServerDeps, threads: Threads) -> None:
+        self._deps = deps
+        self._threads = threads
+        self._offline_after_ms = int(deps.settings.node_offline_after_s * 1000)
+        listen = urlsplit(f"//{deps.settings.listen}").hostname or ""
+        self._hosts = {"localhost", listen, *map(str.lower, deps.settings.allowed_hosts)}
+
+    def routes(self) -> list[Route]:
+        found = {
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/v1/status": self.status,
+            "/v1/instances": self.instances,
+            "/v1/instances/{tenant}/{project}/{name}": self.instance,
+            "/v1/events": self.events,
+            "/v1/nodes": self.nodes,
+        }
+        return [
+            Route(path, answer if path in _PROBES else self._called_by_name(answer))
+            for path, answer in found.items()
+        ]
+
+    async def healthz(self, _request: Request) -> Response:
+        return JSONResponse({"status": "live"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Ready when the store answers and passes are being made, by whichever process leads."""
+        last = await self._threads.run(self._deps.store.last_pass)
+        if last is None:
+            raise ApiError(503, "no_pass_yet", "no pass has ended yet")
+        age_s = read_models.pass_age_ms(last, self._deps.clock.now_ms()) / 1000
+        if age_s > self._deps.settings.pass_age_max_s:
+            raise ApiError(503, "pass_overdue", f"the last pass ended {age_s:.0f} s ago")
+        return JSONResponse({"status": "ready", "last_pass_age_s": age_s})
+
+    async def metrics(self, _request: Request) -> Response:
+        content = await self._threads.run(self._exposition)
+        return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+    async def status(self, _request: Request) -> Response:
+        return JSONResponse(await self._threads.run(self._status))
+
+    async def instances(self, _request: Request) -> Response:
+        records = await self._threads.run(self._deps.store.records)
+        found = [read_models.instance_document(record) for _, record in sorted(records.items())]
+        return JSONResponse({"instances": found})
+
+    async def instance(self, request: Request) -> Response:
+        parts = (request.path_params[name] for name in ("tenant", "project", "name"))
+        key = InstanceKey("/".join(parts))
+        record = (await self._threads.run(self._deps.store.records)).get(key)
+        if record is None:
+            raise ApiError(404, "no_such_instance", "there is no instance of that name")
+        return JSONResponse(read_models.instance_document(record))
+
+    async def events(self, request: Request) -> Response:
+        after = _number(request, "after", 0, _CURSOR_MAX)
+        limit = _number(request, "limit", 100, EVENTS_PER_PAGE_MAX)
+        key = _instance(request)
+        found = await self._threads.run(self._deps.store.events, after, limit, key)
+        return JSONResponse(read_models.events_document(found, after))
+
+    async def nodes(self, _request: Request) -> Response:
+        nodes = await self._threads.run(self._deps.store.nodes)
+        now_ms = self._deps.clock.now_ms()
+        return JSONResponse(read_models.nodes_document(nodes, now_ms, self._offline_after_ms))
+
+    def _called_by_name(self, answer: Answer) -> Answer:
+        async def checked(request: Request) -> Response:
+            if not self._deps.settings.allow_remote_read:
+                check_host(request.headers.get("host", ""), self._hosts)
+            return await answer(request)
+
+        return checked
+
+    def _status(self) -> read_models.Document:
+        store = self._deps.store
+        return read_models.status_document(
+            store.records(),
+            store.nodes(),
+            store.last_pass(),
+            self._deps.clock.now_ms(),
+            self._offline_after_ms,
+        )
+
+    def _exposition(self) -> bytes:
+        store, now_ms = self._deps.store, self._deps.clock.now_ms()
+        state = StateCollector(
+            store.records().values(),
+            store.nodes(),
+            store.open_intents(now_ms),
+            store.last_pass(),
+            now_ms,
+        )
+        return self._deps.metrics.exposition(state)
+
+
+def check_host(header: str, names: Collection[str]) -> None:
+    """Raises ApiError 421 unless a Host header holds an IP address or one of `names`."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+        if host in names or ipaddress.ip_address(host):
+            return
+    except ValueError:
+        pass  # Neither a host nor an address: refused like any name that is not ours.
+    message = "this host is not called so: use its address, or name it in allowed_hosts"
+    raise ApiError(421, "wrong_host", message)
+
+
+def _number(request: Request, name: str, default: int, maximum: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > maximum:
+        raise ApiError(422, "invalid_parameter", f"{name}: expected a number from 0 to {maximum}")
+    return int(text)
+
+
+def _instance(request: Request) -> InstanceKey | None:
+    text = request.query_params.get("instance")
+    if text is None:
+        return None
+    if not _KEY.fullmatch(text):
+        raise ApiError(422, "invalid_parameter", "instance: expected tenant/project/name")
+    return InstanceKey(text)

@@ -1,0 +1,126 @@
+"""Runs the application in a thread of its own, from a bound socket to a clean stop.
+
+Rules: the address is bound before anything starts, so that a port that is taken is said at once.
+While readers need no token, only a loopback address is bound, unless a person says otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from reconciler.errors import Refused
+from reconciler.settings import Settings
+
+_BACKLOG = 1024
+_DRAIN_S = 5
+_STOP_S = 15.0
+
+
+@contextmanager
+def serve(app: Starlette, settings: Settings) -> Iterator[str]:
+    """Yields the base URL; port 0 picks a free port. Raises Refused when it cannot listen."""
+    family, address = _resolve(settings.listen)
+    _check_exposure(address[0], settings)
+    with closing(_bind(family, address, settings.listen)) as listener:
+        server = _Server(_config(app))
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="gpuaas-http", daemon=True
+        )
+        url = _url(listener)
+        thread.start()
+        try:
+            server.settled.wait()
+            if not server.started:
+                raise Refused("server_failed", "the HTTP server did not start", where=url)
+            yield url
+        finally:
+            app.state.before_stop()
+            server.should_exit = True
+            thread.join(_STOP_S)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up, or has given up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.settled.set()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            self.settled.set()
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+def _resolve(listen: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """`host:port` or `[ipv6]:port`, as an address to bind."""
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    invalid = Refused("listen_invalid", f"cannot listen on {listen!r}", hint="use HOST:PORT")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise invalid
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        raise invalid from None
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
+
+
+def _check_exposure(address: str, settings: Settings) -> None:
+    if settings.allow_remote_read or ipaddress.ip_address(address).is_loopback:
+        return
+    raise Refused(
+        "listen_not_loopback",
+        f"{settings.listen} can be reached from other hosts, and reading needs no token",
+        hint="put a proxy that authenticates in front, or set allow_remote_read",
+    )
+
+
+def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Refused(
+                "port_in_use",
+                f"something else listens on {listen}",
+                hint="stop it, or choose another address with --listen",
+            ) from None
+        raise Refused("listen_failed", f"cannot listen on {listen}: {error.strerror}") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
