@@ -1,0 +1,139 @@
+"""Turns a plan into intents, signed tasks, events and new states, to be stored all at once.
+
+Rules:
+- A task exists only together with its journal entry, so a crash leaves both or neither.
+- Nothing here waits for a node. What a node makes of a task shows in its report, in a later pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from node_agent.envelope import seal
+from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask, VerifierKey
+from reconciler.core import lifecycle
+from reconciler.core.actions import Action, Control, Launch, Remove, action_id
+from reconciler.core.desired import Desired
+from reconciler.core.names import InstanceKey
+from reconciler.core.plan import Plan
+from reconciler.core.records import Event, InstanceRecord, Intent
+from reconciler.errors import GpuaasError
+from reconciler.ports import TASK_KEY, Ports, SecretStore
+from reconciler.settings import Settings
+
+Task = LaunchTask | ControlTask | RemoveTask
+Records = Mapping[InstanceKey, InstanceRecord]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a plan leads to. `error` is set when nothing could be drawn up."""
+
+    records: Records
+    intents: tuple[Intent, ...] = ()
+    events: tuple[Event, ...] = ()
+    error: GpuaasError | None = None
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        return frozenset(intent.node for intent in self.intents)
+
+
+def execute(
+    plan: Plan, desired: Desired, records: Records, ports: Ports, settings: Settings, now_ms: int
+) -> Outcome:
+    """Draws up every ready action as an intent with its task, and notes what is wanted but held.
+
+    Nodes get to see a task once `record.write` has stored it together with all else of the pass.
+    """
+    after = dict(records)
+    events: list[Event] = []
+    intents: list[Intent] = []
+    try:
+        signer = TaskSigner(ports.secrets, int(settings.task_ttl_s * 1000), now_ms)
+        sequence = _Sequence(ports)
+        for action in plan.actions:
+            record, made = _begun(action, desired, after.get(action.instance), now_ms)
+            if record is not None:
+                after[action.instance] = record
+            events += made
+            if action.held is None and record is not None:
+                task = make_task(action, record, sequence.next(action.node), signer)
+                intents.append(signer.intent(action, task))
+    except GpuaasError as error:
+        return Outcome(records, error=error)
+    return Outcome(after, tuple(intents), tuple(events))
+
+
+def _begun(
+    action: Action, desired: Desired, record: InstanceRecord | None, now_ms: int
+) -> tuple[InstanceRecord | None, tuple[Event, ...]]:
+    target = desired.targets.get(action.instance)
+    if action.held is None:
+        return lifecycle.begin(action, target, record, desired.revision, now_ms)
+    if isinstance(action, Launch) and target is not None:
+        return lifecycle.request(target, record, desired.revision, now_ms)
+    return record, ()
+
+
+class _Sequence:
+    """Task numbers of this pass: from the store once a node, then counted up."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._next: dict[str, int] = {}
+
+    def next(self, node: str) -> int:
+        number = self._next.get(node) or self._ports.store.next_seq(node)
+        self._next[node] = number + 1
+        return number
+
+
+class TaskSigner:
+    """Seals tasks with the newest task key; the key itself stays in the secret store."""
+
+    def __init__(self, secrets: SecretStore, ttl_ms: int, now_ms: int) -> None:
+        self._secrets = secrets
+        self.key: VerifierKey = secrets.ensure_signing_key(TASK_KEY)
+        self.issued_at_ms = now_ms
+        self.expires_at_ms = now_ms + ttl_ms
+
+    def intent(self, action: Action, task: Task) -> Intent:
+        envelope = seal(task.canonical(), TASK_TYPE, self.key.key_id, self._sign)
+        target = task.workload.spec_hash if isinstance(task, LaunchTask) else ""
+        return Intent(
+            action_id=action_id(action),
+            kind=action.kind,
+            instance=action.instance,
+            node=action.node,
+            task_id=task.task_id,
+            seq=task.seq,
+            correlation_id=task.correlation_id,
+            target_hash=target,
+            envelope=json.dumps(envelope, sort_keys=True),
+            created_at_ms=self.issued_at_ms,
+            expires_at_ms=self.expires_at_ms,
+        )
+
+    def _sign(self, message: bytes) -> bytes:
+        return self._secrets.sign(TASK_KEY, message).signature
+
+
+def make_task(action: Action, record: InstanceRecord, seq: int, signer: TaskSigner) -> Task:
+    """The typed task that carries an action out. Its id is the action's: the same after a retry."""
+    common = {
+        "task_id": action_id(action),
+        "node": action.node,
+        "seq": seq,
+        "issued_at_ms": signer.issued_at_ms,
+        "expires_at_ms": signer.expires_at_ms,
+        "instance": str(action.instance),
+        "correlation_id": record.correlation_id,
+    }
+    if isinstance(action, Remove):
+        return RemoveTask.model_validate(common)
+    if isinstance(action, Control):
+        return ControlTask.model_validate({**common, "run": action.run})
+    return LaunchTask.model_validate({**common, "workload": action.workload})

@@ -1,0 +1,264 @@
+"""When to run a pass: a poll, a webhook, an agent's report, a timer or a person asks for one.
+
+Rules:
+- A request is a reason, never an event: any number of them makes one pass over everything.
+- One reconciler at a time holds the lease; the others stand by and take over when it lapses.
+- A remote that does not answer stops no repair: passes go on with the last accepted revision.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from reconciler.core.accept import AcceptedState
+from reconciler.core.names import Revision
+from reconciler.core.records import PassSummary
+from reconciler.core.schema import SchemaSet
+from reconciler.cycle import Pass, load, reconcile
+from reconciler.errors import GpuaasError, Transient
+from reconciler.ports import RECONCILER_LEASE, Changes, Ports
+from reconciler.settings import Settings
+
+FETCHES = frozenset({"start", "poll", "webhook", "request", "retry"})
+
+STORED_FAILURE = "pass_failed"
+"""The pass came to its end and stored why it failed."""
+
+log = structlog.get_logger(__name__)
+
+
+def _tell(done: Pass, reasons: frozenset[str], before: PassSummary | None) -> None:
+    """A line an event, and one for the pass; a pass that ended like the one before is not news."""
+    for event in done.events:
+        log.info(
+            event.type,
+            app_instance_id=event.instance,
+            correlation_id=event.correlation_id,
+            revision=event.revision,
+            event_id=event.event_id,
+            **event.data,
+        )
+    summary = done.summary
+    news = bool(done.events) or before is None or _gist(before) != _gist(summary)
+    log.log(
+        logging.INFO if news else logging.DEBUG,
+        "pass",
+        reasons=sorted(reasons),
+        revision=summary.revision,
+        result=summary.result,
+        actions=summary.actions,
+        held=summary.held,
+        waiting=summary.waiting,
+        findings=sorted({str(finding.get("code")) for finding in summary.findings}),
+        duration_ms=summary.duration_ms,
+    )
+
+
+def _gist(summary: PassSummary) -> tuple[object, ...]:
+    return (summary.revision, summary.result, summary.held, summary.findings)
+
+
+class Wakeups:
+    """Reasons for a pass, collected until somebody takes them."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+        self._changed = threading.Condition()
+
+    def add(self, reason: str) -> None:
+        with self._changed:
+            self._reasons.add(reason)
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> frozenset[str]:
+        """Waits for a reason for up to `timeout_s` seconds; returns and clears all there are."""
+        with self._changed:
+            if not self._reasons:
+                self._changed.wait(timeout_s)
+            taken = frozenset(self._reasons)
+            self._reasons.clear()
+            return taken
+
+
+@dataclass
+class _Memory:
+    """What the loop carries from pass to pass; all of it can be rebuilt from the store and Git."""
+
+    state: AcceptedState | None = None
+    fetch_error: GpuaasError | None = None
+    last: PassSummary | None = None
+    failures: int = 0
+    standing_by: str = ""
+
+
+class Loop:
+    """Runs passes until told to stop. `on_tasks` hears which nodes have tasks waiting."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        settings: Settings,
+        schemas: SchemaSet,
+        holder: str,
+        on_tasks: Callable[[frozenset[str]], None] = lambda _: None,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._schemas = schemas
+        self._holder = holder
+        self._on_tasks = on_tasks
+        self._on_pass = on_pass
+        self._memory = _Memory()
+        self.wakeups = Wakeups()
+
+    def run(self, stop: threading.Event) -> None:
+        """Passes until `stop` is set; gives the lease back at the end."""
+        scheduler = self._timers()
+        scheduler.start()
+        self.wakeups.add("start")
+        try:
+            while not stop.is_set():
+                reasons = self.wakeups.take(timeout_s=1.0)
+                if reasons and not stop.is_set():
+                    self.step(reasons)
+        finally:
+            scheduler.shutdown(wait=False)
+            self._ports.store.release(RECONCILER_LEASE, self._holder)
+
+    def step(self, reasons: frozenset[str]) -> Pass | None:
+        """One pass for these reasons; None when another reconciler holds the lease or it failed."""
+        try:
+            if not self._lead():
+                return None
+            done = self._pass(reasons)
+        except GpuaasError as error:
+            self._failed(error)
+            return None
+        except Exception as error:
+            # A mistake of ours, met by what somebody wrote or reported, must not end the repairs.
+            log.exception("pass_crashed")
+            self._failed(Transient("internal", f"unexpected {type(error).__name__}, see the log"))
+            return None
+        self._memory.failures = 0
+        return done
+
+    def _pass(self, reasons: frozenset[str]) -> Pass | None:
+        state = self._refresh() if self._must_fetch(reasons) else self._memory.state
+        if state is None:
+            return None
+        done = reconcile(state, self._ports, self._settings, self._memory.fetch_error)
+        if done.nodes:
+            self._on_tasks(done.nodes)
+        self._on_pass(done)
+        _tell(done, reasons, self._memory.last)
+        self._memory.last = done.summary
+        if done.summary.result == "failed":
+            raise Transient(STORED_FAILURE, done.summary.message)
+        return done
+
+    def _must_fetch(self, reasons: frozenset[str]) -> bool:
+        return self._memory.state is None or bool(reasons & FETCHES)
+
+    def _refresh(self) -> AcceptedState | None:
+        """Fetches and reads a new head. A silent remote leaves what was accepted."""
+        memory, source = self._memory, self._ports.source
+        try:
+            head: Revision = source.fetch()
+            memory.fetch_error = None
+        except GpuaasError as error:
+            memory.fetch_error = error
+            log.warning("fetch_failed", code=error.code, message=error.message, hint=error.hint)
+            if memory.state is not None:
+                return memory.state
+            head = self._head_or(error)
+        if memory.state is None or memory.state.revision != head:
+            memory.state = load(source.snapshot(head), self._schemas, self._ports, self._settings)
+            log.info("revision", revision=head, problems=len(memory.state.problems))
+        return memory.state
+
+    def _head_or(self, error: GpuaasError) -> Revision:
+        """The head as last fetched; when there is none, why it could not be fetched."""
+        try:
+            return self._ports.source.head()
+        except GpuaasError:
+            raise error from None
+
+    def _lead(self) -> bool:
+        now_ms = self._ports.clock.now_ms()
+        ttl_ms = int(self._settings.lease_ttl_s * 1000)
+        holder = self._ports.store.lease(RECONCILER_LEASE, self._holder, now_ms, ttl_ms)
+        if holder == self._holder:
+            self._memory.standing_by = ""
+            return True
+        if self._memory.standing_by != holder:
+            log.info("standing_by", holder=holder)
+            self._memory.standing_by = holder
+        # What was accepted meanwhile is the other one's word; read it again when it is our turn.
+        self._memory.state = None
+        return False
+
+    def _failed(self, error: GpuaasError) -> None:
+        memory = self._memory
+        memory.failures += 1
+        pause_s = min(60.0, 0.5 * 2 ** min(memory.failures, 7))
+        log.error("pass_failed", code=error.code, message=error.message, retry_in_s=pause_s)
+        if error.code != STORED_FAILURE:
+            self._note_failure(error)
+        timer = threading.Timer(pause_s, self.wakeups.add, args=("retry",))
+        timer.daemon = True
+        timer.start()
+
+    def _note_failure(self, error: GpuaasError) -> None:
+        """Makes `gpuaas status` say it too; when the store is what fails, the log has to do."""
+        state, now_ms = self._memory.state, self._ports.clock.now_ms()
+        revision = state.revision if state else ""
+        failed = PassSummary("failed", revision, now_ms, 0, message=str(error))
+        try:
+            self._ports.store.commit(Changes(summary=failed))
+        except GpuaasError as again:
+            log.error("failure_not_stored", code=again.code, message=again.message)
+
+    def _timers(self) -> BackgroundScheduler:
+        settings = self._settings
+        scheduler = BackgroundScheduler(timezone="UTC")
+
+        def every(seconds: float, job: Callable[[], None]) -> None:
+            trigger = {"seconds": timedelta(seconds=seconds).total_seconds()}
+            scheduler.add_job(
+                job, "interval", coalesce=True, max_instances=1, misfire_grace_time=None, **trigger
+            )
+
+        every(settings.poll_interval_s, lambda: self.wakeups.add("poll"))
+        every(settings.resync_interval_s, lambda: self.wakeups.add("resync"))
+        every(settings.wakeup_interval_s, self._take_requests)
+        every(settings.lease_ttl_s / 3, self._renew)
+        return scheduler
+
+    def _take_requests(self) -> None:
+        try:
+            if self._memory.standing_by:
+                return
+            if self._ports.store.take_requests():
+                self.wakeups.add("request")
+        except GpuaasError as error:
+            log.warning("requests_unread", code=error.code, message=error.message)
+
+    def _renew(self) -> None:
+        """Keeps the lease during a long pass, or asks for it when it may have lapsed."""
+        if self._memory.standing_by:
+            self.wakeups.add("resync")
+            return
+        try:
+            now_ms = self._ports.clock.now_ms()
+            ttl_ms = int(self._settings.lease_ttl_s * 1000)
+            self._ports.store.lease(RECONCILER_LEASE, self._holder, now_ms, ttl_ms)
+        except GpuaasError as error:
+            log.warning("lease_not_renewed", code=error.code, message=error.message)

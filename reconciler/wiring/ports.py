@@ -1,0 +1,98 @@
+"""The real services of one process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.adapters.clock import SystemClock
+from reconciler.adapters.git_pygit2 import GitSource
+from reconciler.adapters.registry_oci import OciRegistry
+from reconciler.adapters.secrets_local import LocalSecrets
+from reconciler.adapters.store_sql import SqlStore
+from reconciler.errors import Refused
+from reconciler.ports import (
+    RECONCILER_LEASE,
+    TASK_KEY,
+    WEBHOOK_SECRET_PATH,
+    Ports,
+    Secret,
+)
+from reconciler.settings import Settings
+
+_STORE = "store.db"
+
+
+@contextmanager
+def open_ports(settings: Settings, *, make: bool = True) -> Iterator[Ports]:
+    """The real services of one process, closed at the end.
+
+    `make` false: who only looks finds a state directory or is told that there is none. One made in
+    passing would belong to whoever looked first.
+    """
+    folder = _state_dir(settings) if make else _existing(settings.state_dir)
+    store = SqlStore.open(f"sqlite:///{folder / _STORE}")
+    registry = OciRegistry(settings)
+    try:
+        yield Ports(
+            source=GitSource(settings.repo, settings.branch, folder / "mirror.git", settings),
+            registry=registry,
+            secrets=LocalSecrets(folder / "secrets"),
+            store=store,
+            clock=SystemClock(),
+        )
+    finally:
+        registry.close()
+        store.close()
+
+
+def first_start(ports: Ports) -> None:
+    """Makes the keys and secrets a control plane cannot start without; harmless when they exist."""
+    ports.secrets.ensure_signing_key(TASK_KEY)
+    if ports.secrets.read(WEBHOOK_SECRET_PATH) is None:
+        ports.secrets.write(WEBHOOK_SECRET_PATH, Secret(secrets.token_urlsafe(32)))
+
+
+def holder() -> str:
+    """Names this process in the lease: host, process and a word that no restart repeats."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+def leader(ports: Ports, settings: Settings) -> str | None:
+    """Who holds the reconciler's lease, or None when nobody does."""
+    me = holder()
+    ttl_ms = int(settings.lease_ttl_s * 1000)
+    found = ports.store.lease(RECONCILER_LEASE, me, ports.clock.now_ms(), ttl_ms)
+    if found != me:
+        return found
+    ports.store.release(RECONCILER_LEASE, me)
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / _STORE).exists():
+        raise Refused(
+            "no_state",
+            "no control plane has kept its state here yet",
+            where=str(folder),
+            hint="start `gpuaas run` or `gpuaas apply`, or pass --state-dir",
+        )
+    return folder
+
+
+def _state_dir(settings: Settings) -> Path:
+    folder = settings.state_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            "state_dir",
+            f"cannot make the state directory: {error.strerror}",
+            where=str(folder),
+            hint="pass --state-dir with a folder you may write to",
+        ) from None
+    return folder

@@ -1,0 +1,58 @@
+"""The control plane: the server and the loop around one set of ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from reconciler.loop import Loop
+from reconciler.ports import Ports
+from reconciler.server.app import build_app
+from reconciler.server.deps import ServerDeps, Signal
+from reconciler.server.metrics import Metrics
+from reconciler.server.serve import serve
+from reconciler.settings import Settings
+from reconciler.wiring.files import schema_set
+from reconciler.wiring.ports import first_start, holder, open_ports
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running control plane; `address` is where it listens, http://host:port."""
+
+    ports: Ports
+    loop: Loop
+    address: str
+
+
+@contextmanager
+def control_plane(settings: Settings) -> Iterator[ControlPlane]:
+    """The server and the loop around one set of ports. The caller runs the loop."""
+    with open_ports(settings) as ports:
+        first_start(ports)
+        signal, metrics = Signal(), Metrics()
+        loop = Loop(
+            ports,
+            settings,
+            schema_set(),
+            holder=holder(),
+            on_tasks=lambda nodes: notify_all(signal, nodes),
+            on_pass=lambda done: metrics.observe(done.summary),
+        )
+        deps = ServerDeps(
+            store=ports.store,
+            secrets=ports.secrets,
+            clock=ports.clock,
+            settings=settings,
+            wake=loop.wakeups.add,
+            task_queued=signal,
+            metrics=metrics,
+        )
+        with serve(build_app(deps), settings) as address:
+            yield ControlPlane(ports, loop, address)
+
+
+def notify_all(signal: Signal, nodes: frozenset[str]) -> None:
+    for node in sorted(nodes):
+        signal.notify(node)

@@ -1,0 +1,166 @@
+"""When passes happen, who leads, and what a silent remote stops (nothing that repairs)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from reconciler.adapters.schema_files import load_schemas
+from reconciler.core.actions import Launch
+from reconciler.core.names import ArtifactKey
+from reconciler.core.schema import SchemaSet
+from reconciler.cycle import Pass
+from reconciler.errors import Transient
+from reconciler.loop import Loop, Wakeups
+from reconciler.ports import RECONCILER_LEASE, Ports
+from reconciler.settings import Settings
+from tests.fakes.agent import FakeAgent
+from tests.fakes.clock import FakeClock
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.secrets import FakeSecrets
+from tests.fakes.state_source import FakeRemote, FakeStateSource
+from tests.fakes.store import MemoryStore
+from tests.waiting import wait_until
+
+EXAMPLE = Path(__file__).parent.parent / "example-state-repo"
+SCHEMAS = SchemaSet.build(load_schemas())
+POLL = frozenset({"poll"})
+REPORT = frozenset({"report"})
+
+
+@dataclass
+class World:
+    remote: FakeRemote
+    store: MemoryStore
+    clock: FakeClock
+    ports: Ports
+    passes: list[Pass] = field(default_factory=list)
+    told: list[frozenset[str]] = field(default_factory=list)
+
+    def loop(self, holder: str = "one", **settings: float) -> Loop:
+        chosen = Settings.model_validate({"environment": "dev", **settings})
+        return Loop(self.ports, chosen, SCHEMAS, holder, self.told.append, self.passes.append)
+
+
+@pytest.fixture
+def world() -> World:
+    remote, store, clock = FakeRemote(), MemoryStore(), FakeClock()
+    remote.push({str(p.relative_to(EXAMPLE)): p.read_bytes() for p in EXAMPLE.rglob("*.yaml")})
+    ports = Ports(FakeStateSource(remote), FakeRegistry(), FakeSecrets(), store, clock)
+    return World(remote, store, clock, ports)
+
+
+def test_wakeups_are_taken_once_and_together() -> None:
+    wakeups = Wakeups()
+    for reason in ("poll", "report", "poll"):
+        wakeups.add(reason)
+    assert wakeups.take(0) == {"poll", "report"}
+    assert wakeups.take(0) == frozenset()
+
+
+def test_a_report_makes_a_pass_without_a_fetch(world: World) -> None:
+    loop = world.loop()
+    loop.step(POLL)
+    world.remote.failure = AssertionError("fetched")  # type: ignore[assignment]
+    assert loop.step(REPORT) is not None
+
+
+def test_a_silent_remote_stops_no_pass_and_is_told(world: World) -> None:
+    loop = world.loop()
+    loop.step(POLL)
+    world.remote.failure = Transient("git_unreachable", "no route to host", hint="look")
+    done = loop.step(POLL)
+    assert done is not None
+    assert ("git_unreachable", "no route to host") in [
+        (f["code"], f["message"]) for f in done.summary.findings
+    ]
+    world.remote.failure = None
+    after = loop.step(POLL)
+    assert after is not None
+    assert [f for f in after.summary.findings if f["code"] == "git_unreachable"] == []
+
+
+def test_a_remote_that_never_answered_fails_the_step(world: World) -> None:
+    world.remote.failure = Transient("git_unreachable", "no route to host")
+    loop = world.loop()
+    assert loop.step(POLL) is None
+    last = world.store.last_pass()
+    assert last is not None
+    assert (last.result, last.message) == ("failed", "git_unreachable: no route to host")
+    assert wait_until(lambda: loop.wakeups.take(0.1)) == {"retry"}
+
+
+def test_one_leads_and_the_other_takes_over(world: World) -> None:
+    first, second = world.loop("one"), world.loop("two")
+    assert first.step(POLL) is not None
+    assert second.step(POLL) is None
+    world.clock.advance(16_000)
+    assert second.step(POLL) is not None
+    assert first.step(POLL) is None
+
+
+def test_nodes_with_new_tasks_are_told(world: World) -> None:
+    secrets = world.ports.secrets
+    agent = FakeAgent("node-a", world.store, (secrets.ensure_signing_key("tasks"),))
+    agent.join(world.clock.now_ms())
+    agent.report(world.clock.now_ms())
+    loop = world.loop()
+    assert loop.step(POLL) is not None
+    assert world.told == []
+    registry = world.ports.registry
+    assert isinstance(registry, FakeRegistry)
+    (action,) = world.passes[0].plan.actions
+    assert isinstance(action, Launch)
+    image = action.workload.image
+    registry.say(ArtifactKey.parse(f"{image.repository}@{image.digest}"))
+    assert loop.step(REPORT) is not None
+    assert world.told == [frozenset({"node-a"})]
+
+
+def run_until(loop: Loop, true: Callable[[], object]) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=loop.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(true)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_run_fetches_at_start_and_gives_the_lease_back(world: World) -> None:
+    run_until(world.loop(), lambda: world.passes)
+    assert world.store.lease(RECONCILER_LEASE, "other", world.clock.now_ms(), 1_000) == "other"
+
+
+def test_a_request_from_another_process_makes_a_pass(world: World) -> None:
+    loop = world.loop(wakeup_interval_s=0.05, poll_interval_s=3600, resync_interval_s=3600)
+
+    def asked() -> bool:
+        if len(world.passes) == 1:
+            world.store.request_pass("apply", world.clock.now_ms())
+        return len(world.passes) > 1
+
+    run_until(loop, asked)
+
+
+def test_timers_poll_and_resync(world: World) -> None:
+    loop = world.loop(poll_interval_s=0.1, resync_interval_s=0.1)
+    run_until(loop, lambda: len(world.passes) > 3)
+
+
+def test_a_pass_that_crashes_ends_neither_the_loop_nor_the_repairs(world: World) -> None:
+    """Attempted: to end the control plane with input that nobody foresaw."""
+    loop = world.loop()
+    assert loop.step(POLL) is not None
+    world.remote.failure = KeyError("nobody foresaw this")  # type: ignore[assignment]
+    assert loop.step(POLL) is None
+    last = world.store.last_pass()
+    assert last is not None
+    assert (last.result, last.message) == ("failed", "internal: unexpected KeyError, see the log")
+    assert wait_until(lambda: loop.wakeups.take(0.1)) == {"retry"}
+    assert loop.step(REPORT) is not None
