@@ -1,0 +1,125 @@
+"""What every command shares: options, settings, output, exit codes.
+
+Exit codes: 0 as asked, 1 an error, 2 differences or not there yet (plan, apply, status --wait).
+A wrong command line is an error (1), so that 2 always means what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from rich.console import Console
+from rich.text import Text
+
+from reconciler.core.printable import printable, printable_json
+from reconciler.core.records import PassSummary
+from reconciler.errors import Refused
+from reconciler.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PIPE_COLUMNS = 200
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_CHANGES = 2
+
+
+class Terminal(Console):
+    """A console for text that others wrote: with `markup=False` it is one line, shown as it is."""
+
+    def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
+        if markup is False:
+            objects = tuple(printable(o) if isinstance(o, str) else o for o in objects)
+        super().print(*objects, markup=markup, **options)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text that others wrote, as a part of a line or table: neither markup nor escape sequence."""
+    return Text(printable(text), style)
+
+
+def out() -> Console:
+    """Standard output; colours on a terminal only. A pipe gets lines as long as they need be."""
+    wide = None if sys.stdout.isatty() else PIPE_COLUMNS
+    return Terminal(highlight=False, soft_wrap=True, width=wide)
+
+
+def err() -> Console:
+    return Terminal(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    click.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
+
+
+_OPTIONS = (
+    click.option(
+        "--state-dir",
+        type=click.Path(path_type=Path),
+        help="Where the control plane keeps its state.",
+    ),
+    click.option("--repo", help="Git remote of the state repo: a path, ssh:// or https:// URL."),
+    click.option("--branch", help="Branch that is the record."),
+    click.option("--environment", "-e", help="Name of the Environment manifest to work on."),
+)
+
+
+def settings_options(command: F) -> F:
+    """Adds the options that override `gpuaas.toml` and `GPUAAS_*` variables."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the command line, the environment and `gpuaas.toml`, in this order."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise Refused(
+            "bad_setting",
+            f"{name}: {first['msg']}",
+            hint="see gpuaas.toml, GPUAAS_* variables or the command line",
+        ) from None
+    except (SettingsError, ValueError, OSError) as error:
+        raise Refused("bad_setting", str(error), where="gpuaas.toml") from None
+
+
+def verdict(last: PassSummary | None, head: str, since_ms: int) -> int | None:
+    """The exit code that the last pass on revision `head` begun after `since_ms` stands for.
+
+    None while there is none, or while it goes on.
+    """
+    if last is None or last.revision != head or last.started_at_ms < since_ms:
+        return None
+    return {"done": EXIT_OK, "stalled": EXIT_ERROR}.get(last.result)
+
+
+def environment_of(settings: Settings) -> str:
+    if not settings.environment:
+        raise Refused(
+            "no_environment",
+            "which environment?",
+            hint="pass --environment NAME, or set GPUAAS_ENVIRONMENT or environment in gpuaas.toml",
+        )
+    return settings.environment
+
+
+format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Output for people or for machines.",
+)

@@ -1,0 +1,269 @@
+"""`gpuaas status`: what runs where, how well, and what is missing."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from reconciler.cli.common import (
+    EXIT_CHANGES,
+    EXIT_OK,
+    cell,
+    format_option,
+    load_settings,
+    out,
+    print_json,
+    settings_options,
+    verdict,
+)
+from reconciler.cli.events import event_line
+from reconciler.core.names import InstanceKey, nearest
+from reconciler.core.records import NumberedEvent
+from reconciler.errors import Refused
+from reconciler.ports import Ports
+from reconciler.read_models import event_document, status_document
+from reconciler.wiring.ports import open_ports
+
+_LOOK_S = 0.2
+_EVENTS_SHOWN = 20
+_PASS_OVERDUE_S = 60
+"""A control plane that runs makes a pass every `resync_interval_s`, 15 s by default."""
+_WRAPPED = ("NOTE", "ENGINES")
+_STATE_STYLES = {
+    "running": "green",
+    "failed": "red",
+    "stopped": "dim",
+    "decommissioned": "dim",
+}
+
+
+@click.command(
+    epilog="Exit codes: 0 as asked (with --wait: converged), 2 not converged in time, 1 an error."
+)
+@click.argument("instance", required=False)
+@settings_options
+@click.option("--wait", is_flag=True, help="Wait until the newest revision has converged.")
+@click.option("--timeout-s", type=float, default=300.0, show_default=True, help="For --wait.")
+@click.option("--all", "everything", is_flag=True, help="Decommissioned instances too.")
+@format_option
+def status(
+    instance: str | None, wait: bool, timeout_s: float, everything: bool, output: str, **given: Any
+) -> int:
+    """Show instances, nodes and what the last pass found; or all about one INSTANCE.
+
+    \b
+    Examples:
+      gpuaas status
+      gpuaas status acme/research/hello
+      gpuaas status --wait --timeout-s 60
+      gpuaas status --format json | jq '.instances[].state'
+    """
+    settings = load_settings(**given)
+    deadline = time.monotonic() + timeout_s
+    with open_ports(settings, make=wait) as ports:
+        result = _wait(ports, deadline) if wait else EXIT_OK
+        document = current(ports, settings.node_offline_after_s)
+        events = ports.store.events(instance=InstanceKey(instance)) if instance else ()
+    if instance:
+        return _one(instance, document, events, output) or result
+    if not everything:
+        document["instances"] = [i for i in document["instances"] if i["state"] != "decommissioned"]
+    if output == "json":
+        print_json(document)
+    else:
+        print_status(out(), document)
+    return result
+
+
+def current(ports: Ports, offline_after_s: float) -> dict[str, Any]:
+    """The status document of now."""
+    document = status_document(
+        ports.store.records(),
+        ports.store.nodes(),
+        ports.store.last_pass(),
+        ports.clock.now_ms(),
+        int(offline_after_s * 1000),
+    )
+    return {**document, "last_cursor": ports.store.last_cursor()}
+
+
+def _wait(ports: Ports, deadline: float) -> int:
+    asked_ms = ports.clock.now_ms()
+    head = ports.source.fetch()
+    ports.store.request_pass("status --wait", asked_ms)
+    while time.monotonic() < deadline:
+        code = verdict(ports.store.last_pass(), head, asked_ms)
+        if code is not None:
+            return code
+        time.sleep(_LOOK_S)
+    return EXIT_CHANGES
+
+
+def _one(
+    name: str, document: Mapping[str, Any], events: Sequence[NumberedEvent], output: str
+) -> int:
+    """Everything about one instance; Refused when there is none of that name."""
+    found = {one["instance"]: one for one in document["instances"]}
+    if name not in found:
+        near = nearest(name, found)
+        hint = f"did you mean {near}?" if near else "see gpuaas status --all"
+        raise Refused("no_such_instance", f"no instance {name}", hint=hint)
+    last = events[-_EVENTS_SHOWN:]
+    if output == "json":
+        print_json({**found[name], "events": [event_document(event) for event in last]})
+    else:
+        print_instance(out(), found[name], last)
+        print_pass(out(), about(found[name], document["last_pass"]))
+    return EXIT_OK
+
+
+def about(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The last pass with those of its findings that speak of this instance, its file or node."""
+    if last is None:
+        return None
+    file = f"tenants/{one['tenant']}/projects/{one['project']}/instances/{one['name']}."
+    objects = (f"AppInstance/{one['instance']}", f"Node/{one['node']}")
+    mine = [
+        finding
+        for finding in last["findings"]
+        if str(finding.get("where", "")).startswith(file) or finding.get("object") in objects
+    ]
+    return {**last, "findings": mine}
+
+
+def print_instance(
+    console: Console, one: Mapping[str, Any], events: Sequence[NumberedEvent]
+) -> None:
+    """One instance for people: where it stands, why, how to reach it, what happened last."""
+    rows = {
+        "instance": one["instance"],
+        "state": shown_state(one),
+        "wanted": f"version {one['target_version']} {one['target_digest']}",
+        "runs": f"version {one['applied_version']} {one['applied_digest']}"
+        if one["applied_version"]
+        else "nothing yet",
+        "before": one["previous_version"],
+        "revision": f"{one['revision']} wanted, {one['applied_revision'] or 'none'} applied",
+        "node": one["node"],
+        "gpus": " ".join(one["gpu_uuids"]),
+        "restarts": str(one["restarts"]),
+    }
+    for name, value in rows.items():
+        if value:
+            console.print(f"{name + ':':<10} {value}", markup=False)
+    for number, line in enumerate(one["access"].splitlines()):
+        console.print(f"{'' if number else 'access:':<10} {line}", markup=False)
+    for condition in one["conditions"]:
+        text = f"{condition['type']}: {condition['status']} {condition['reason']}"
+        style = "green" if condition["status"] == "True" else "yellow"
+        console.print(f"{text}  {condition['message']}".rstrip(), style=style, markup=False)
+    for event in events:
+        console.print(event_line(event), style="dim", markup=False)
+
+
+def print_status(console: Console, document: Mapping[str, Any]) -> None:
+    """The tables people see."""
+    console.print(instances_table(document))
+    console.print()
+    console.print(nodes_table(document))
+    console.print()
+    print_pass(console, document.get("last_pass"))
+
+
+def print_pass(console: Console, last: Mapping[str, Any] | None) -> None:
+    """How the last pass ended, when, and what it found."""
+    if last is None:
+        hint = "start `gpuaas run` or `gpuaas apply`; if one runs, its log says what is in the way"
+        console.print(f"No pass yet: {hint}.", style="yellow")
+        return
+    style = "green" if last["result"] == "done" else "yellow"
+    age_s = last["age_ms"] // 1000
+    line = f"Last pass: {last['result']} at {last['revision'][:12]}, {last['duration_ms']} ms"
+    console.print(f"{line}, {age_s} s ago", style=style, markup=False)
+    if age_s >= _PASS_OVERDUE_S:
+        text = "  No pass since: all above may be old. Is `gpuaas run` running? Its log says why."
+        console.print(text, style="red", markup=False)
+    if last["message"]:
+        console.print(f"  {last['message']}", style="red", markup=False)
+    for finding in last["findings"]:
+        where = finding.get("where") or finding.get("object") or ""
+        text = f"  {finding['code']}: {where}: {finding['message']}"
+        console.print(text, style="yellow", markup=False)
+        if finding.get("hint"):
+            console.print(f"      {finding['hint']}", style="dim", markup=False)
+
+
+def shown_state(one: Mapping[str, Any]) -> str:
+    """The state of its life, but "stopped" for what runs by its life and was told to stop."""
+    stopped = any(c["type"] == "Ready" and c["reason"] == "Stopped" for c in one["conditions"])
+    return "stopped" if stopped and one["state"] == "running" else str(one["state"])
+
+
+def instances_table(document: Mapping[str, Any]) -> Table:
+    columns = ("INSTANCE", "STATE", "READY", "VERSION", "DIGEST", "NODE", "ENDPOINT", "NOTE")
+    table = _table(columns)
+    for one in document["instances"]:
+        ready = _condition(one, "Ready")
+        endpoints = (f"http://{e['host_ip']}:{e['host_port']}" for e in one["endpoints"])
+        table.add_row(
+            cell(one["instance"]),
+            cell(shown_state(one), _STATE_STYLES.get(shown_state(one), "yellow")),
+            cell(ready["status"] if ready else ""),
+            cell(one["applied_version"] or one["target_version"]),
+            cell((one["applied_digest"] or one["target_digest"])[7:19]),
+            cell(one["node"]),
+            cell(" ".join(endpoints)),
+            cell(_note(one)),
+        )
+    return table
+
+
+def _note(one: Mapping[str, Any]) -> str:
+    """Why it is not as wanted, or else why it is not ready: code and message."""
+    for name in ("Converged", "Ready"):
+        condition = _condition(one, name)
+        if condition and condition["status"] != "True":
+            under_way = condition["reason"] == "Progressing" and condition["message"]
+            words = ("" if under_way else _code(condition["reason"]), condition["message"])
+            return ": ".join(word for word in words if word)
+    return ""
+
+
+def _condition(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    return next((c for c in one["conditions"] if c["type"] == name), None)
+
+
+def _code(reason: str) -> str:
+    """A condition's reason as the code it is made of, to be found in the documentation."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", reason).lower()
+
+
+def nodes_table(document: Mapping[str, Any]) -> Table:
+    table = _table(("NODE", "STATE", "AGENT", "ENGINES", "GPUS", "CPUS", "MEMORY", "LAST REPORT"))
+    for one in document["nodes"]:
+        age = one["report_age_ms"]
+        table.add_row(
+            cell(one["name"]),
+            cell(one["state"], "green" if one["state"] == "online" else "yellow"),
+            cell(one["agent_version"] or ""),
+            cell(" ".join(one["engines"])),
+            str(len(one["gpus"])),
+            str(one["cpu_count"] or ""),
+            f"{one['memory_mib'] // 1024} GiB" if one["memory_mib"] else "",
+            "never" if age is None else f"{age / 1000:.0f} s ago",
+        )
+    return table
+
+
+def _table(columns: tuple[str, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column not in _WRAPPED)
+    return table

@@ -1,0 +1,34 @@
+"""0, 1 and 2 never mean two things."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.cli.plan import exit_code
+from reconciler.core.plan import Plan
+from reconciler.core.plan.compute import compute_plan
+from reconciler.core.problems import Problem
+from tests.core.fleet import NOW_MS, REVISION, deploying, desired, intent, inventory, observed
+from tests.core.fleet import target as make_target
+
+HELLO = make_target()
+EMPTY = Plan(REVISION, "base")
+CHANGES = compute_plan(desired(HELLO), observed(), {}, (), NOW_MS)
+UNDER_WAY = compute_plan(
+    desired(HELLO), observed(), inventory(deploying(HELLO)), (intent(HELLO),), NOW_MS
+)
+BROKEN = (Problem("a.yaml", 1, 1, "invalid", "no"),)
+
+
+@pytest.mark.parametrize(
+    ("plan", "problems", "code"),
+    [
+        (EMPTY, (), 0),
+        (CHANGES, (), 2),
+        (UNDER_WAY, (), 2),
+        (EMPTY, BROKEN, 1),
+        (CHANGES, BROKEN, 1),
+    ],
+)
+def test_exit_code(plan: Plan, problems: tuple[Problem, ...], code: int) -> None:
+    assert exit_code(plan, problems) == code

@@ -1,0 +1,168 @@
+"""What `gpuaas status` prints, read from a console that only records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from node_agent.wire import Endpoint
+from reconciler.cli.common import Terminal, verdict
+from reconciler.cli.status import about, print_instance, print_status
+from reconciler.core.records import Condition, EnrolledNode, Event, NumberedEvent, PassSummary
+from reconciler.read_models import instance_document, status_document
+from tests.core.fleet import NOW_MS, REVISION, inventory, running, target
+
+REACHED = replace(
+    running(target()),
+    endpoints=(Endpoint(name="http", container=8080, host_ip="127.0.0.1", host_port=20001),),
+    access="ssh -L 8080:127.0.0.1:{host_port} {node}",
+    conditions=(
+        Condition("Ready", "True", "Ready", "", REVISION, NOW_MS),
+        Condition("Converged", "False", "Pulling", "[bold]pulling[/]", REVISION, NOW_MS),
+    ),
+)
+DONE = PassSummary("done", REVISION, NOW_MS, 12)
+
+
+def shown(document: dict[str, object]) -> str:
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        print_status(console, document)
+    return captured.get()
+
+
+def test_tables_and_last_pass() -> None:
+    node = EnrolledNode("node-a", "a" * 64, NOW_MS)
+    text = shown(status_document(inventory(REACHED), [node], DONE, NOW_MS))
+    assert "acme/research/hello   running   True    1.0.0" in text
+    assert "http://127.0.0.1:20001" in text
+    assert "[bold]pulling[/]" in text
+    assert "never_reported" in text
+    assert "Last pass: done at aaaaaaaaaaaa, 12 ms" in text
+
+
+def test_findings_say_where_and_what_to_do() -> None:
+    finding = {"code": "invalid", "where": "a.yaml:3:1", "message": "no", "hint": "mend it"}
+    stalled = replace(DONE, result="stalled", findings=(finding,))
+    text = shown(status_document({}, [], stalled, NOW_MS))
+    assert "invalid: a.yaml:3:1: no" in text
+    assert "mend it" in text
+
+
+@pytest.mark.parametrize(
+    ("age_s", "overdue"), [(0, False), (59, False), (61, True), (90_000, True)]
+)
+def test_a_control_plane_that_stopped_shows(age_s: int, overdue: bool) -> None:
+    """A page that is old looks like any other: all is well on it."""
+    text = shown(status_document({}, [], DONE, NOW_MS + 12 + age_s * 1000))
+    assert f"12 ms, {age_s} s ago" in text
+    assert ("Is `gpuaas run` running?" in text) == overdue
+
+
+@pytest.mark.parametrize(
+    ("ready", "converged", "note"),
+    [
+        (("True", "Ready", ""), ("True", "AsDesired", ""), ""),
+        (("True", "Ready", ""), ("False", "RemovalBudget", "9 of 3"), "removal_budget: 9 of 3"),
+        (("True", "Ready", ""), ("False", "Progressing", "starting"), "   starting"),
+        (("Unknown", "NodeOffline", "67 s"), ("True", "AsDesired", ""), "node_offline: 67 s"),
+        (("False", "Stopped", ""), ("True", "AsDesired", ""), "   stopped"),
+    ],
+)
+def test_the_note_carries_the_code_to_look_up(
+    ready: tuple[Any, str, str], converged: tuple[Any, str, str], note: str
+) -> None:
+    conditions = (
+        Condition("Ready", *ready, REVISION, NOW_MS),
+        Condition("Converged", *converged, REVISION, NOW_MS),
+    )
+    record = replace(REACHED, conditions=conditions)
+    row = shown(status_document(inventory(record), [], DONE, NOW_MS)).splitlines()[2]
+    assert row.rstrip().endswith(note)
+
+
+def test_one_instance_shows_the_findings_about_it_its_file_and_its_node() -> None:
+    findings = (
+        {"code": "yaml_syntax", "where": "tenants/acme/projects/research/instances/hello.yaml:3:1"},
+        {"code": "duplicate_key", "where": "tenants/acme/projects/research/instances/hello2.yaml"},
+        {"code": "out_of_memory", "object": "AppInstance/acme/research/hello"},
+        {"code": "node_offline", "object": "Node/node-a"},
+        {"code": "engine_unavailable", "object": "Node/node-b"},
+    )
+    document = status_document(inventory(REACHED), [], replace(DONE, findings=findings), NOW_MS)
+    found = about(document["instances"][0], document["last_pass"])
+    assert found is not None
+    codes = [finding["code"] for finding in found["findings"]]
+    assert codes == ["yaml_syntax", "out_of_memory", "node_offline"]
+
+
+def test_before_the_first_pass() -> None:
+    assert "No pass yet: start `gpuaas run`" in shown(status_document({}, [], None, NOW_MS))
+
+
+def test_one_instance_in_full() -> None:
+    event = Event("e", "apps.instance.running", REACHED.key, "c", REVISION, NOW_MS, {})
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        print_instance(console, instance_document(REACHED), [NumberedEvent(7, event)])
+    text = captured.get()
+    assert "access:    ssh -L 8080:127.0.0.1:20001 node-a" in text
+    assert "Converged: False Pulling  [bold]pulling[/]" in text
+    assert "    7  " in text
+    assert "apps.instance.running" in text
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (None, None),
+        (DONE, 0),
+        (replace(DONE, result="stalled"), 1),
+        (replace(DONE, result="waiting"), None),
+        (replace(DONE, result="failed"), None),
+        (replace(DONE, revision="b" * 40), None),
+        (replace(DONE, started_at_ms=NOW_MS - 1), None),
+    ],
+)
+def test_verdict_counts_only_a_later_pass_on_that_revision(
+    last: PassSummary | None, code: int | None
+) -> None:
+    assert verdict(last, REVISION, NOW_MS) == code
+
+
+HOSTILE = "[/] \\[/] [red] \x1b]0;owned\x07\x9b2J\n::error:: \u202e"
+
+
+def test_what_others_wrote_neither_breaks_the_page_nor_reaches_the_terminal() -> None:
+    """Attempted: markup that crashes `status`, escape sequences, forged lines, by a node's words.
+
+    Each of these stops `rich` with an error when it is taken for markup.
+    """
+    endpoint = Endpoint(name="http", container=1, host_ip=HOSTILE, host_port=1)
+    condition = Condition("Converged", "False", "Failed", HOSTILE, REVISION, NOW_MS)
+    record = replace(REACHED, endpoints=(endpoint,), access=HOSTILE, conditions=(condition,))
+    finding = {"code": "stray", "object": HOSTILE, "message": HOSTILE, "hint": HOSTILE}
+    summary = replace(DONE, message=HOSTILE, findings=(finding,))
+    document = status_document(inventory(record), [], summary, NOW_MS)
+    node = {"name": HOSTILE, "state": "online", "report_age_ms": 1, "agent_version": HOSTILE}
+    rest = {"engines": [HOSTILE], "gpus": [], "cpu_count": 1, "memory_mib": 1}
+    document["nodes"] = [{**node, **rest}]
+    event = Event("e", "failed", record.key, "c", REVISION, NOW_MS, {"message": HOSTILE})
+    console = Terminal(width=160, highlight=False)
+    with console.capture() as captured:
+        print_status(console, document)
+        print_instance(console, instance_document(record), [NumberedEvent(7, event)])
+    text = captured.get()
+    assert [c for c in text if not c.isprintable() and c != "\n"] == []
+    assert "[/] \\[/] [red] \\x1b]0;owned\\x07\\x9b2J" in text
+    assert not any(line.startswith("::error::") for line in text.splitlines())
+
+
+def test_what_was_stopped_is_not_shown_as_running() -> None:
+    ready = Condition("Ready", "False", "Stopped", "", REVISION, NOW_MS)
+    stopped = replace(REACHED, endpoints=(), conditions=(ready,))
+    text = shown(status_document(inventory(stopped), [], DONE, NOW_MS))
+    assert "acme/research/hello   stopped   False" in text
