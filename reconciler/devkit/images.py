@@ -1,0 +1,220 @@
+"""Tiny OCI images of a web site that shows its version: what the demo and the tests deploy.
+
+Rules:
+- The same arguments give the same bytes and so the same digests: no clock, sorted entries, no
+  compressor.
+- Uploading is done here in a few lines and not with oras-py, which would bring a second HTTP stack
+  and follows any redirect with what it was given.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from reconciler.core.names import Digest
+from reconciler.errors import Refused, Transient
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+REF_NAME = "org.opencontainers.image.ref.name"
+
+SITE_PORT = 8080
+"""The container port of `build_site`."""
+
+BUSYBOX = Path("/bin/busybox")
+PUSH_TIMEOUT_S = 20.0
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_UNPRIVILEGED = "65534:65534"
+
+# A shell in front, because process 1 gets no default signal handlers: httpd alone would ignore the
+# request to stop and be killed at the end of its grace.
+_SERVE_SITE = f'trap "exit 0" TERM INT; /bin/busybox httpd -f -p {SITE_PORT} -h /www & wait'
+
+_SERVE_PY = '''\
+"""Serves the folder `www` beside this file on 127.0.0.1:$PORT_HTTP."""
+
+import functools
+import http.server
+import os
+import pathlib
+
+folder = pathlib.Path(__file__).resolve().parent / "www"
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+address = ("127.0.0.1", int(os.environ["PORT_HTTP"]))
+http.server.ThreadingHTTPServer(address, handler).serve_forever()
+'''
+
+
+@dataclass(frozen=True)
+class OciImage:
+    """An image in memory: its blobs by digest, the manifest among them."""
+
+    blobs: Mapping[Digest, bytes]
+    manifest_digest: Digest
+
+    @property
+    def manifest(self) -> bytes:
+        return self.blobs[self.manifest_digest]
+
+
+def build_site(version: str, busybox: Path | None = None) -> OciImage:
+    """A busybox web server for a container engine: answers `version` on `/`, port SITE_PORT."""
+    source = busybox or BUSYBOX
+    if not source.is_file():
+        raise Refused(
+            "busybox_missing", f"{source} is not there", hint="apt-get install busybox-static"
+        )
+    files = {"bin/busybox": (source.read_bytes(), 0o755), **_page(version)}
+    return _image(
+        files,
+        {
+            "Entrypoint": ["/bin/busybox", "sh", "-c", _SERVE_SITE],
+            "ExposedPorts": {f"{SITE_PORT}/tcp": {}},
+            "User": _UNPRIVILEGED,
+            "WorkingDir": "/",
+        },
+    )
+
+
+def build_process_site(version: str) -> OciImage:
+    """The same site for the process engine: `python3 serve.py`, on 127.0.0.1:$PORT_HTTP."""
+    files = {"serve.py": (_SERVE_PY.encode(), 0o644), **_page(version)}
+    return _image(files, {"Entrypoint": ["python3", "serve.py"], "WorkingDir": "/"})
+
+
+def push(image: OciImage, endpoint: str, repository: str, tag: str) -> Digest:
+    """Uploads over plain HTTP to the registry at host:port; returns the manifest's digest.
+
+    Transient when the registry does not answer, Refused when it does not take the image.
+    """
+    base = f"http://{endpoint}/v2/{repository}"
+    try:
+        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
+            for digest, content in sorted(image.blobs.items()):
+                if digest != image.manifest_digest:
+                    _push_blob(client, base, digest, content)
+            answer = client.put(
+                f"{base}/manifests/{tag}",
+                content=image.manifest,
+                headers={"Content-Type": MANIFEST_TYPE},
+            )
+            _expect(answer, 201)
+    except httpx.TransportError as error:
+        raise Transient("registry_unreachable", str(error), where=base) from None
+    return image.manifest_digest
+
+
+def write_layout(image: OciImage, folder: Path, ref: str) -> None:
+    """Adds the image to the OCI image layout in `folder` as `ref`; what is there already stays.
+
+    A `ref` that named another image names this one afterwards. One writer at a time.
+    """
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    for digest, content in sorted(image.blobs.items()):
+        _replace(blobs / digest.value.removeprefix("sha256:"), content)
+    _replace(folder / "oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
+    index_file = folder / "index.json"
+    listed = json.loads(index_file.read_bytes())["manifests"] if index_file.exists() else []
+    others = [entry for entry in listed if entry.get("annotations", {}).get(REF_NAME) != ref]
+    entry = _descriptor(MANIFEST_TYPE, image.manifest)
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX_TYPE,
+        "manifests": [*others, {**entry, "annotations": {REF_NAME: ref}}],
+    }
+    _replace(index_file, _canonical(index))
+
+
+def _page(version: str) -> dict[str, tuple[bytes, int]]:
+    return {"www/index.html": (f"{version}\n".encode(), 0o644)}
+
+
+def _image(files: Mapping[str, tuple[bytes, int]], settings: Mapping[str, object]) -> OciImage:
+    layer = _layer(files)
+    config = _canonical(
+        {
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": settings,
+            "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]},
+        }
+    )
+    manifest = _canonical(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": _descriptor(CONFIG_TYPE, config),
+            "layers": [_descriptor(LAYER_TYPE, layer)],
+        }
+    )
+    blobs = {Digest.of(content): content for content in (layer, config, manifest)}
+    return OciImage(blobs, Digest.of(manifest))
+
+
+def _layer(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """An uncompressed tar: compressors differ from one version to the next, tar does not."""
+    folders = {str(parent) for path in files for parent in Path(path).parents} - {"."}
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for folder in sorted(folders):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+        for path, (content, mode) in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+    return output.getvalue()
+
+
+def _descriptor(media_type: str, content: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": str(Digest.of(content)), "size": len(content)}
+
+
+def _canonical(document: object) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _push_blob(client: httpx.Client, base: str, digest: Digest, content: bytes) -> None:
+    if client.head(f"{base}/blobs/{digest}").status_code == 200:
+        return
+    started = client.post(f"{base}/blobs/uploads/")
+    _expect(started, 202)
+    place = started.request.url.join(started.headers["Location"])
+    _expect(
+        client.put(
+            place.copy_add_param("digest", str(digest)),
+            content=content,
+            headers={"Content-Type": "application/octet-stream"},
+        ),
+        201,
+    )
+
+
+def _expect(answer: httpx.Response, status: int) -> None:
+    if answer.status_code != status:
+        request = answer.request
+        raise Refused(
+            "push_refused",
+            f"{request.method} was answered {answer.status_code}, expected {status}: "
+            f"{answer.text[:200]}",
+            where=f"{request.url.host}:{request.url.port}{request.url.path}",
+        )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes beside and renames, so that a reader never sees half a file."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)

@@ -1,0 +1,142 @@
+"""A state repo made from the example that ships with the product, and the edits made to it.
+
+Rules: the files stay what a person would write; only digests, the registry and, where there is no
+Docker, the runtime are filled in. Every edit is a Git commit, as it would be in real life.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from reconciler.errors import Refused
+
+PLACEHOLDER = re.compile(r"sha256:[0-9a-f]{64}")
+INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
+APP = "hello"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the demo pushed: version → digest, and where a registry or an image layout serves it."""
+
+    endpoint: str
+    layout_path: str | None
+    digests: Mapping[str, str]
+
+    @property
+    def engine(self) -> str:
+        return "process" if self.layout_path else "docker"
+
+
+class StateRepo:
+    """A Git repository with a working tree."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def git(self, *args: str) -> str:
+        """Runs git there and returns what it printed; the host's own configuration is left out."""
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.folder),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada Admin",
+            "GIT_AUTHOR_EMAIL": "ada@acme.example",
+            "GIT_COMMITTER_NAME": "Ada Admin",
+            "GIT_COMMITTER_EMAIL": "ada@acme.example",
+        }
+        done = subprocess.run(
+            ["git", *args],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Refused("git_failed", done.stderr.strip(), where=f"git {args[0]}")
+        return done.stdout
+
+    def commit(self, message: str) -> str:
+        """Commits everything; returns the new revision."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        return self.head()
+
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD").strip()
+
+    def edit(self, path: str, change: Callable[[str], str]) -> None:
+        """Rewrites one file; Refused when the change would change nothing."""
+        file = self.folder / path
+        before = file.read_text()
+        after = change(before)
+        if before == after:
+            raise Refused("edit_missed", "nothing to change", where=path)
+        file.write_text(after)
+
+
+def make_state_repo(folder: Path, published: Published) -> StateRepo:
+    """Copies the example to `folder`, fills in what was published, and makes the first commit."""
+    with as_file(example_root()) as example:
+        shutil.copytree(example, folder, dirs_exist_ok=True)
+    repo = StateRepo(folder)
+    repo.git("init", "--quiet", "--initial-branch", "main")
+    for path in sorted(folder.rglob("*.yaml")):
+        text = path.read_text()
+        filled = _filled(path, text, published)
+        if filled != text:
+            path.write_text(filled)
+    repo.commit("The platform, one app and one instance")
+    return repo
+
+
+def set_version(repo: StateRepo, version: str) -> None:
+    """Points the instance at another version of its app."""
+    repo.edit(INSTANCE, lambda text: re.sub(r'version: "[^"]*"', f'version: "{version}"', text))
+
+
+def example_root() -> Traversable:
+    """The example state repo: inside the installed package, else beside it in a checkout."""
+    packaged = files("reconciler") / "_data" / "example-state-repo"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "example-state-repo"
+
+
+def _filled(path: Path, text: str, published: Published) -> str:
+    parts = path.parts
+    for version, digest in published.digests.items():
+        if version in (path.stem, path.parent.name) and APP in parts:
+            text = PLACEHOLDER.sub(digest, text)
+    if "environments" in parts:
+        text = _with_registry(text, published)
+    if published.layout_path and "versions" in parts:
+        text = _as_process(text)
+    return text
+
+
+def _with_registry(text: str, published: Published) -> str:
+    text = re.sub(r"endpoint: .*", f'endpoint: "{published.endpoint}"', text, count=1)
+    if published.layout_path:
+        line = f'plain_http: false\n    layout_path: "{published.layout_path}"'
+        text = re.sub(r"plain_http: .*", line, text, count=1)
+    return text
+
+
+def _as_process(text: str) -> str:
+    """The same app for the process engine: its image carries a small Python server."""
+    text = text.replace("kind: launchable_oci", "kind: bare_metal")
+    return re.sub(
+        r"^( +)command:(?: \[.*\]|(?:\n +- .*)+)",
+        r'\1command: ["python3", "serve.py"]',
+        text,
+        count=1,
+        flags=re.MULTILINE,
+    )

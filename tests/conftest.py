@@ -1,0 +1,84 @@
+"""Services that several tests share, each started once a session and always ended.
+
+A test that needs one is marked `real` by asking for its fixture. Under xdist all of them run on one
+worker, so that there is one Docker and one registry, while the others run the rest. Where a service
+can't be had the test fails: a suite that skips what matters would pass on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from node_agent.wire import Image
+from reconciler.devkit import images, services
+from tests.services.slots import service_slot
+
+REAL_FIXTURES = {"service_root", "docker_host", "registry_endpoint", "site_image", "demo_image"}
+DEMO_REPOSITORY = "gpuaas/apps/research/site"
+
+# Two busy cores make single examples slow now and then; a deadline would test the machine.
+settings.register_profile("gpuaas", deadline=None, print_blob=True)
+settings.load_profile("gpuaas")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+            item.add_marker(pytest.mark.xdist_group("real"))
+
+
+@pytest.fixture(scope="session")
+def service_root() -> Iterator[Path]:
+    """A short folder for services, each in a subfolder. Ends a killed session's leftovers."""
+    with service_slot() as slot:
+        yield slot
+
+
+@pytest.fixture(scope="session")
+def docker_host(service_root: Path) -> Iterator[str]:
+    """DOCKER_HOST of a private Docker, or of the existing one where no private one is possible."""
+    impossible = services.docker_possible()
+    existing = services.existing_docker() if impossible else None
+    if existing:
+        yield existing
+    elif impossible:
+        pytest.fail(f"the tests need Docker, and there is none to be had: {impossible}")
+    else:
+        with services.start_dockerd(service_root / "docker") as dockerd:
+            yield dockerd.host
+
+
+@pytest.fixture(scope="session")
+def registry_endpoint(service_root: Path) -> Iterator[str]:
+    """host:port of a private registry over plain HTTP; deleting is allowed."""
+    with services.start_registry(service_root / "registry") as registry:
+        yield registry.endpoint
+
+
+@pytest.fixture(scope="session")
+def site_image(registry_endpoint: str) -> Callable[[str], Image]:
+    """Builds and pushes a web site that answers the given version on `/`, container port 8080."""
+
+    def publish(version: str) -> Image:
+        built = images.build_site(version)
+        digest = images.push(built, registry_endpoint, DEMO_REPOSITORY, version)
+        return Image(
+            registry=registry_endpoint,
+            plain_http=True,
+            repository=DEMO_REPOSITORY,
+            digest=str(digest),
+        )
+
+    return publish
+
+
+@pytest.fixture(scope="session")
+def demo_image(site_image: Callable[[str], Image]) -> Image:
+    """The site at version 1.0.0, pushed."""
+    return site_image("1.0.0")
