@@ -31,8 +31,13 @@ FORMAT = "gpuaas.dev/validation/v1"
     "path", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path()
 )
 @click.option("--ref", help="Check this commit, branch or tag of the repository at PATH instead.")
+@click.option(
+    "--environment",
+    "-e",
+    help="Check against this Environment only.  [default: GPUAAS_ENVIRONMENT, else all there are]",
+)
 @format_option
-def validate(path: Path, ref: str | None, output: str) -> int:
+def validate(path: Path, ref: str | None, environment: str | None, output: str) -> int:
     """Check the state repo at PATH: syntax, schemas, references, entitlements, capacity.
 
     Without --ref the files are read as they are in the folder, committed or not.
@@ -41,9 +46,9 @@ def validate(path: Path, ref: str | None, output: str) -> int:
     Examples:
       gpuaas validate
       gpuaas validate ../state --format json
-      gpuaas validate . --ref origin/main
+      gpuaas validate . --ref origin/main --environment prod
     """
-    checked = check_path(path, ref, load_settings())
+    checked = check_path(path, ref, load_settings(environment=environment))
     if output == "json":
         print_json(document(checked))
     else:

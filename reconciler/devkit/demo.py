@@ -110,6 +110,8 @@ def program(name: str) -> str:
 
 def tell(root: Path, engine: str | None, keep: bool, narrator: Narrator) -> None:
     """The whole demo under `root`; what it started is taken down at the end unless `keep`."""
+    if (root / MARK).is_file():
+        narrator.text(f"taking down the demo that was kept in {root}")
     take_down(root)
     try:
         stage = set_up(root, engine, narrator)

@@ -90,3 +90,11 @@ def test_a_mistake_is_said_once_at_the_line_of_its_field(
 def test_a_folder_that_is_no_state_repo(tmp_path: Path) -> None:
     done = CliRunner().invoke(validate, [str(tmp_path)])
     assert "add environments/<name>.yaml, or look in another folder" in done.output
+
+
+def test_one_environment_by_name() -> None:
+    command = [str(EXAMPLE), "--environment"]
+    assert "no problem" in CliRunner().invoke(validate, [*command, "dev"]).output
+    wrong = CliRunner().invoke(validate, [*command, "prd"], standalone_mode=False)
+    assert wrong.return_value == 1
+    assert "unknown_environment: Environment/prd does not exist\n    known: dev" in wrong.output
