@@ -23,14 +23,14 @@ Records = Mapping[InstanceKey, InstanceRecord]
 
 def write(
     ports: Ports,
-    before: Records,
     after: Records,
     settled: Settled,
     outcome: Outcome,
     closed: Sequence[InstanceKey],
     summary: PassSummary,
 ) -> None:
-    """Stores the difference of `before` and `after`, and everything that goes with it."""
+    """Stores what is different `after` the pass, and everything that goes with it."""
+    before = settled.before
     ports.store.commit(
         Changes(
             records=[record for key, record in sorted(after.items()) if before.get(key) != record],

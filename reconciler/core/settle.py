@@ -18,11 +18,15 @@ _UNBEGUN = (State.REQUESTED, State.DECOMMISSIONED)
 
 @dataclass(frozen=True)
 class Settled:
-    """`records` is the whole inventory; `changed` and `events` are to be stored together."""
+    """`records` is the whole inventory, as it was `before` and is now, with the events between."""
 
+    before: Mapping[InstanceKey, InstanceRecord]
     records: Mapping[InstanceKey, InstanceRecord]
-    changed: tuple[InstanceRecord, ...]
     events: tuple[Event, ...]
+
+    @property
+    def changed(self) -> tuple[InstanceRecord, ...]:
+        return tuple(r for k, r in sorted(self.records.items()) if self.before.get(k) != r)
 
 
 def settle_all(
@@ -49,8 +53,7 @@ def settle_all(
     for key, record, adopted in _adopted(desired, observed, records, now_ms):
         after[key] = record
         events += adopted
-    changed = tuple(r for k, r in sorted(after.items()) if records.get(k) != r)
-    return Settled(after, changed, tuple(events))
+    return Settled(records, after, tuple(events))
 
 
 def finished_intents(
