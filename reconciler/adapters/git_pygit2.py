@@ -18,13 +18,10 @@ import pygit2
 from reconciler.adapters.git_fetch import fetch_branch, mark_suspect
 from reconciler.adapters.git_remote import parse_remote
 from reconciler.adapters.git_tree import TreeReader
-from reconciler.adapters.working_tree import snapshot_of_directory
 from reconciler.core.names import Revision
 from reconciler.core.source import Snapshot
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.settings import Settings
-
-__all__ = ["GitReader", "GitSource", "snapshot_of_directory"]
 
 _REF_LENGTH_MAX = 255
 _TEXT_LENGTH_MAX = 200
@@ -178,21 +175,6 @@ class GitSource(GitReader):
             where=str(self._folder),
             hint="the next fetch clones it again",
         )
-
-
-def snapshot_of_commit(path: Path, ref: str, settings: Settings) -> Snapshot:
-    """A commit of the repository at `path`, read where it lies; Refused when there is none."""
-    try:
-        repository = pygit2.Repository(str(path))
-        commit = repository.revparse_single(ref).peel(pygit2.Commit)
-        return _snapshot(repository, commit, TreeReader(settings))
-    except (KeyError, ValueError, pygit2.GitError) as error:
-        raise Refused(
-            "unknown_revision",
-            f"cannot read {ref[:80]!r}: {str(error)[:120]}",
-            where=str(path),
-            hint="name a branch, tag or commit of the repository there",
-        ) from None
 
 
 def _snapshot(repository: Any, commit: Any, reader: TreeReader) -> Snapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reconciler.adapters.git_pygit2 import snapshot_of_commit
+from reconciler.adapters.git_pygit2 import GitSource
 from reconciler.adapters.schema_files import load_schemas
 from reconciler.adapters.working_tree import snapshot_of_directory
 from reconciler.core.schema import SchemaSet
@@ -21,4 +21,5 @@ def read_local(path: Path, ref: str | None, settings: Settings) -> Snapshot:
     """A folder as it is, or a commit of the repository there."""
     if ref is None:
         return snapshot_of_directory(path, settings)
-    return snapshot_of_commit(path, ref, settings)
+    reader = GitSource.local(path, settings)
+    return reader.snapshot(reader.resolve(ref))
