@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 TASK_TYPE = "application/vnd.gpuaas.task.v1+json"
 REPORT_TYPE = "application/vnd.gpuaas.report.v1+json"
 POLL_TYPE = "application/vnd.gpuaas.poll.v1+json"
+LAYOUT_PREFIX = "layout:"
+"""Before a folder in `Image.registry`: images are read from an OCI image layout there."""
+
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
 LABEL_INSTANCE = "dev.gpuaas.instance"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import ValidationError
 
-from node_agent.wire import Report
+from node_agent.wire import LAYOUT_PREFIX, Report
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import ArtifactKey, InstanceKey
 from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen, Unknown
@@ -19,7 +19,6 @@ from reconciler.errors import GpuaasError
 from reconciler.ports import Ports, Registry, RegistryEndpoint
 from reconciler.settings import Settings
 
-LAYOUT = "layout:"
 _LOOKUPS_AT_ONCE = 8
 
 
@@ -99,6 +98,6 @@ def _artifact(
 
 
 def _endpoint(endpoint: str, plain_http: bool) -> RegistryEndpoint:
-    if endpoint.startswith(LAYOUT):
-        return RegistryEndpoint(endpoint, layout_path=endpoint.removeprefix(LAYOUT))
+    if endpoint.startswith(LAYOUT_PREFIX):
+        return RegistryEndpoint(endpoint, layout_path=endpoint.removeprefix(LAYOUT_PREFIX))
     return RegistryEndpoint(endpoint, plain_http)

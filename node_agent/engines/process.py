@@ -39,9 +39,16 @@ from node_agent.engines.base import (
 from node_agent.engines.layout import Layout
 from node_agent.engines.probes import port_is_free, probe_network
 from node_agent.units import Probed, Unit
-from node_agent.wire import Endpoint, ExecProbe, FailureReason, Image, Probe, Workload
+from node_agent.wire import (
+    LAYOUT_PREFIX,
+    Endpoint,
+    ExecProbe,
+    FailureReason,
+    Image,
+    Probe,
+    Workload,
+)
 
-LAYOUT_PREFIX = "layout:"
 UNIT_VARIABLE = "GPUAAS_UNIT"
 START_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0

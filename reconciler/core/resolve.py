@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from node_agent.wire import LAYOUT_PREFIX
 from reconciler.core.checks import capacity, catalog, references
 from reconciler.core.checks.capacity import Demand
 from reconciler.core.checks.catalog import Launch
@@ -283,7 +284,7 @@ def _instance(case: Case, gpus: Holding) -> Instance:
 def _registry(environment: EnvironmentSpec) -> str:
     """host:port, or `layout:` and a folder, as `wire.Image.registry` takes it."""
     folder = environment.registry.layout_path
-    return f"layout:{folder}" if folder else environment.registry.endpoint
+    return f"{LAYOUT_PREFIX}{folder}" if folder else environment.registry.endpoint
 
 
 def _vendor(case: Case, uuids: tuple[str, ...]) -> Literal["nvidia", "amd"] | None:

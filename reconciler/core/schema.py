@@ -55,7 +55,7 @@ class SchemaSet:
     @classmethod
     def build(cls, documents: Mapping[str, dict[str, Any]]) -> SchemaSet:
         """`documents` are kind → schema; ValueError for one that is no schema (our own mistake)."""
-        validators = {kind: _compile(schema) for kind, schema in documents.items()}
+        validators = {kind: compile_schema(schema) for kind, schema in documents.items()}
         return cls(MappingProxyType(dict(documents)), MappingProxyType(validators))
 
     def problems(self, kind: str, document: Any) -> list[Finding]:
@@ -81,7 +81,7 @@ def launch_schema_problems(schema: Mapping[str, Any]) -> list[Finding]:
         message = "launch_parameters describe a mapping: the type must be object"
         return [Finding("/type", "launch_parameters_invalid", message)]
     try:
-        _compile(dict(schema))
+        compile_schema(dict(schema))
     except ValueError as error:
         return [_unusable_schema(error)]
     return []
@@ -89,10 +89,11 @@ def launch_schema_problems(schema: Mapping[str, Any]) -> list[Finding]:
 
 def parameter_problems(schema: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Finding]:
     """An instance's parameters against its version's (already checked) `launch_parameters`."""
-    return _findings(_compile(dict(schema)), schema, dict(parameters))
+    return _findings(compile_schema(dict(schema)), schema, dict(parameters))
 
 
-def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+def compile_schema(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    """ValueError when it is no schema. Nothing is fetched, patterns run in linear time."""
     return jsonschema_rs.Draft202012Validator(
         schema, offline=True, pattern_options=jsonschema_rs.RegexOptions()
     )

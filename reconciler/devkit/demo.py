@@ -13,8 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -323,14 +322,6 @@ def _left_running(stage: Stage) -> list[str]:
 def _diff(repo: StateRepo) -> str:
     lines = repo.git("diff", "--unified=0").splitlines()
     return "\n".join(line for line in lines if line[:1] in "+-")
-
-
-def _until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise Refused("demo_timeout", f"waited {READY_TIMEOUT_S:g} s until {what}")
-        time.sleep(process.POLL_INTERVAL_S)
 
 
 def _workload_processes(root: Path) -> list[int]:

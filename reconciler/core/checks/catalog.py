@@ -12,6 +12,7 @@ from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.artifact import ArtifactSpec
 from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.names import ArtifactKey, content_hash
+from reconciler.core.schema import compile_schema
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
 Engine = Literal["docker", "process"]
@@ -50,9 +51,7 @@ def compile_launch(spec: AppVersionSpec) -> Launch:
         if isinstance(field, dict) and "default" in field
     }
     try:
-        validator = jsonschema_rs.Draft202012Validator(
-            spec.launch_parameters, offline=True, pattern_options=jsonschema_rs.RegexOptions()
-        )
+        validator = compile_schema(spec.launch_parameters)
         broken = ""
     except ValueError as error:
         validator, broken = None, str(error).partition("\n")[0]
