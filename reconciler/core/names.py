@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 Revision = NewType("Revision", str)
 """A full Git commit id, 40 or 64 hex digits."""
@@ -70,11 +70,11 @@ class ArtifactKey:
         return f"{self.repository}@{self.digest}"
 
 
-@dataclass(frozen=True, order=True)
-class ObjectRef:
+class ObjectRef(NamedTuple):
     """Names one object of the state repo: its kind and its scope path, ending in its own name.
 
-    `ObjectRef("Project", ("acme", "research"))` prints as `Project/acme/research`.
+    `ObjectRef("Project", ("acme", "research"))` prints as `Project/acme/research`. A tuple, since
+    every table of a revision is looked up and sorted by it.
     """
 
     kind: str

@@ -12,6 +12,8 @@ from reconciler.core.kinds.base import (
     Name,
     OperatingMode,
     Part,
+    Term,
+    UniqueItems,
     Version,
 )
 
@@ -28,7 +30,11 @@ class PlacementIntent(Part):
 
 
 class AppInstanceSpec(Part):
-    """`parameters` answer the version's `launch_parameters`."""
+    """`parameters` answer the version's `launch_parameters`.
+
+    `depends_on` and `moved_from` name instances of the same project: what must be ready first, and
+    what it was called before.
+    """
 
     app: Name
     version: Version
@@ -36,6 +42,9 @@ class AppInstanceSpec(Part):
     placement_intent: PlacementIntent
     parameters: dict[str, Any] = Field(default_factory=dict, max_length=256)
     desired: Literal["running", "stopped", "decommissioned"] = "running"
+    depends_on: UniqueItems[Name] = Field(default=(), max_length=64)
+    moved_from: Name | None = None
+    suspend: Term | None = None
 
 
 class AppInstance(Manifest):

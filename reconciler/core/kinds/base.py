@@ -8,6 +8,7 @@ left out, never null. Units stand last in names.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
@@ -79,6 +80,18 @@ ControlPlaneScope = Literal["project", "tenant"]
 TenantBoundaryMode = Literal["project_isolated", "tenant_shared"]
 
 
+ProjectPath = Annotated[str, StringConstraints(pattern=f"^{NAME}/{NAME}$")]
+"""`tenant/project`."""
+Timestamp = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^20[0-9]{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+        r"T(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?(?:Z|[-+](?:0[0-9]|1[0-4]):[0-5][0-9])$"
+    ),
+]
+"""RFC 3339 with its zone; `core.times.parse_time_ms` reads it."""
+
+
 class Part(BaseModel):
     """Base of everything inside a manifest."""
 
@@ -95,6 +108,14 @@ class Part(BaseModel):
 LabelKey = Annotated[str, _matching("[0-9A-Za-z](?:[-_./0-9A-Za-z]{0,126}[0-9A-Za-z])?", 128)]
 LabelValue = Annotated[str, StringConstraints(max_length=256)]
 AnnotationValue = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Term(Part):
+    """An exception from the rule: who made it, why, and when it ends by itself."""
+
+    by: Label
+    reason: Label
+    until: Timestamp
 
 
 class Metadata(Part):
@@ -167,13 +188,17 @@ class Kind:
         """The names above the object, outermost first; ValueError for another kind's path."""
         if not self.pattern.fullmatch(path):
             raise ValueError(f"{path} is no path of a {self.name} ({self.path})")
-        found = self.placeholders(path)
-        return tuple(value for key, value in found.items() if key not in ("name", "any"))
+        return scope_of(self.placeholders(path))
 
-    @property
+    @cached_property
     def names_its_folder(self) -> bool:
         """Whether metadata.name is fixed by a folder, however many documents the file has."""
         return "{name}" in self.path.rpartition("/")[0]
+
+
+def scope_of(placeholders: Mapping[str, str]) -> tuple[str, ...]:
+    """The names above an object, outermost first, from what its path says."""
+    return tuple([value for key, value in placeholders.items() if key not in ("name", "any")])
 
 
 def _folder_group(found: re.Match[str]) -> str:

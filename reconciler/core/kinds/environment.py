@@ -9,10 +9,18 @@ from pydantic import Field, StringConstraints
 from reconciler.core.kinds.base import (
     ControlPlaneScope,
     Int,
+    Items,
+    Label,
     Manifest,
+    Name,
     OperatingMode,
     Part,
+    ProjectPath,
     TenantBoundaryMode,
+    Term,
+    Timestamp,
+    UniqueItems,
+    Word,
 )
 
 _HOST = "[0-9A-Za-z](?:[-.0-9A-Za-z]{0,251}[0-9A-Za-z])?"
@@ -38,11 +46,76 @@ class Vault(Part):
     address: Address
 
 
-class RemovalGuards(Part):
-    """How much one pass may remove before a person has to agree."""
+class RemovalBudget(Part):
+    """How many instances may be under removal at once, by count and by share; the lower counts."""
 
     removals_max: Int = Field(default=5, ge=0, le=100_000)
     removals_max_percent: Int = Field(default=30, ge=0, le=100)
+
+
+class Approval(Part):
+    """Agrees to one set of removals over budget, by the id that the plan shows for it."""
+
+    removals: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
+    reason: Label
+    until: Timestamp
+
+
+class RemovalGuards(RemovalBudget):
+    """How much may be removed before a person has to agree: in all, on one node, of one kind.
+
+    With `tombstones` a removed file alone removes nothing: `desired: decommissioned` has to say so.
+    """
+
+    per_node: RemovalBudget | None = None
+    per_kind: dict[Literal["AppInstance"], RemovalBudget] = Field(default_factory=dict)
+    tombstones: bool = False
+    approvals: Items[Approval] = Field(default=(), max_length=100)
+
+
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+TimeOfDay = Annotated[str, StringConstraints(pattern="^(?:(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+TimeZone = Annotated[str, StringConstraints(pattern="^[A-Za-z][-+_/0-9A-Za-z]*$", max_length=64)]
+ObjectPattern = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z*]+(?:/[-+.*?0-9A-Za-z]+)+$", max_length=300)
+]
+"""Kind/scope/name, where * and ? stand for anything."""
+
+
+class SyncWindow(Part):
+    """When changes may be carried out (allow) or may not (deny), by the clock of a time zone.
+
+    `end` before `start` is on the next day; `days` are those it starts on. Drift is repaired at any
+    time. Empty `days` or `projects`: all.
+    """
+
+    name: Name
+    kind: Literal["allow", "deny"]
+    days: UniqueItems[Weekday] = ()
+    start: TimeOfDay
+    end: TimeOfDay
+    time_zone: TimeZone
+    projects: UniqueItems[ProjectPath] = ()
+
+
+class IgnoreRule(Part):
+    """What is known and not to be told or repaired for a while. `codes` are findings, or drift."""
+
+    objects: Items[ObjectPattern] = Field(min_length=1, max_length=100)
+    codes: UniqueItems[Word] = Field(min_length=1, max_length=100)
+    by: Label
+    reason: Label
+    until: Timestamp
+
+
+class Sync(Part):
+    """`manual`: changes wait for `gpuaas apply PLAN`; drift is repaired all the same."""
+
+    mode: Literal["automatic", "manual"] = "automatic"
+    windows: Items[SyncWindow] = Field(default=(), max_length=100)
+    break_glass: Term | None = None
+    suspend: Term | None = None
+    ignore: Items[IgnoreRule] = Field(default=(), max_length=100)
 
 
 class PolicyDefaults(Part):
@@ -53,11 +126,22 @@ class PolicyDefaults(Part):
     tenant_boundary_mode: TenantBoundaryMode = "project_isolated"
 
 
+SnapshotKey = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+"""An ed25519 public key, hex."""
+
+
 class EnvironmentSpec(Part):
+    """`endpoints` are the stable addresses of the platform, `snapshot_keys` those that sign what
+    `gpuaas plan --snapshot` believes.
+    """
+
     domain: Domain
+    endpoints: dict[Name, Address] = Field(default_factory=dict, max_length=64)
     registry: Registry
     vault: Vault | None = None
     guards: RemovalGuards = RemovalGuards()
+    sync: Sync = Sync()
+    snapshot_keys: UniqueItems[SnapshotKey] = Field(default=(), max_length=16)
     defaults: PolicyDefaults = PolicyDefaults()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from reconciler.core.kinds.base import Int, Label, Manifest, Part, UniqueItems, VersionMetadata
-from reconciler.core.names import NAME
+from reconciler.core.kinds.base import (
+    Int,
+    Label,
+    Manifest,
+    Part,
+    ProjectPath,
+    UniqueItems,
+    VersionMetadata,
+)
 
 VersionState = Literal["draft", "staged", "canary", "active", "deprecated", "retired"]
-ProjectPath = Annotated[str, StringConstraints(pattern=f"^{NAME}/{NAME}$")]
-"""`tenant/project`."""
 
 
 class Canary(Part):
