@@ -1,4 +1,4 @@
-"""Brings one branch of a remote into a bare mirror, with the git command line.
+"""Brings a branch, or a tag, of a remote into a bare mirror, with the git command line.
 
 Rules: the only module that starts Git, and only to fetch. Git gets a clean environment, four
 transports, no hooks, no prompts, checked objects and a deadline; its whole process group ends with
@@ -59,13 +59,18 @@ def fetch_branch(remote: Remote, branch: str, mirror: Path, settings: Settings) 
     (credentials, host key, no such branch or repository). A damaged mirror is moved aside and made
     anew.
     """
+    fetch_ref(remote, f"refs/heads/{branch}", mirror, settings)
+
+
+def fetch_ref(remote: Remote, ref: str, mirror: Path, settings: Settings) -> None:
+    """As `fetch_branch`, for a ref by its full name: another branch, or a tag."""
     deadline = time.monotonic() + settings.fetch_timeout_s
     git = _Git(remote, settings, deadline)
     try:
         mirror.parent.mkdir(parents=True, exist_ok=True)
         with _turn(mirror.with_name(mirror.name + ".lock"), deadline, remote.url):
             _remove_leftovers(mirror)
-            _fetch_or_clone(git, branch, mirror)
+            _fetch_or_clone(git, ref, mirror)
     except OSError as error:
         raise Transient(
             "git_mirror_io", f"{error.strerror or error}", where=str(mirror), retry_after_s=30.0
@@ -78,34 +83,34 @@ def mark_suspect(mirror: Path) -> None:
         (mirror / _SUSPECT).touch()
 
 
-def _fetch_or_clone(git: _Git, branch: str, mirror: Path) -> None:
+def _fetch_or_clone(git: _Git, ref: str, mirror: Path) -> None:
     if mirror.exists() and not _looks_whole(mirror):
         _set_aside(mirror, "it is incomplete or an object in it could not be read")
     if not mirror.exists():
-        _clone(git, branch, mirror)
+        _clone(git, ref, mirror)
         return
-    before = _loose_ref(mirror, branch)
+    before = _loose_ref(mirror, ref)
     try:
-        git.fetch(mirror, branch)
+        git.fetch(mirror, ref)
     except GpuaasError as error:
         if not speaks_of_corruption(git.stderr) or git.is_sound(mirror):
             raise
         _set_aside(mirror, error.message)
-        _clone(git, branch, mirror)
+        _clone(git, ref, mirror)
     else:
-        if _loose_ref(mirror, branch) != before:
+        if _loose_ref(mirror, ref) != before:
             git.tidy(mirror)
 
 
-def _clone(git: _Git, branch: str, mirror: Path) -> None:
+def _clone(git: _Git, ref: str, mirror: Path) -> None:
     # Made beside its place and linked when whole: a killed clone never looks like a mirror. Each
     # clone has a folder of its own, as libgit2 takes packs with one path for one pack.
     clone = Path(tempfile.mkdtemp(prefix=mirror.name + _CLONE, dir=mirror.parent))
     try:
         git.run(clone, ["init", "--bare", "--quiet", "--template=", "--", str(clone)])
-        git.run(clone, ["symbolic-ref", "HEAD", f"refs/heads/{branch}"])
+        git.run(clone, ["symbolic-ref", "HEAD", ref])
         git.run(clone, ["config", "gc.pruneExpire", "never"])
-        git.fetch(clone, branch)
+        git.fetch(clone, ref)
         mirror.symlink_to(clone.name)
     except BaseException:
         shutil.rmtree(clone, ignore_errors=True)
@@ -134,15 +139,17 @@ def _remove_leftovers(mirror: Path) -> None:
     if mirror.is_symlink() and not mirror.exists():
         mirror.unlink()
     stale = (
-        *mirror.glob("*.lock"), *mirror.glob("refs/**/*.lock"), *mirror.glob("objects/pack/tmp_*"),
+        *mirror.glob("*.lock"),
+        *mirror.glob("refs/**/*.lock"),
+        *mirror.glob("objects/pack/tmp_*"),
     )
     for path in stale:
         path.unlink(missing_ok=True)
 
 
-def _loose_ref(mirror: Path, branch: str) -> bytes:
+def _loose_ref(mirror: Path, ref: str) -> bytes:
     try:
-        return (mirror / "refs" / "heads" / branch).read_bytes()
+        return (mirror / ref).read_bytes()
     except OSError:
         return b""
 
@@ -172,8 +179,7 @@ class _Git:
     deadline: float
     stderr: str = ""
 
-    def fetch(self, mirror: Path, branch: str) -> None:
-        ref = f"refs/heads/{branch}"
+    def fetch(self, mirror: Path, ref: str) -> None:
         options = [
             "--quiet", "--atomic", "--no-tags", "--no-auto-maintenance",
             "--no-recurse-submodules", "--no-write-fetch-head",

@@ -6,16 +6,17 @@ module and `git_tree` know pygit2, and none of its types or exceptions leaves th
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pygit2
 
-from reconciler.adapters.git_fetch import fetch_branch, mark_suspect
+from reconciler.adapters.git_fetch import fetch_branch, fetch_ref, mark_suspect
 from reconciler.adapters.git_remote import parse_remote
 from reconciler.adapters.git_tree import TreeReader
 from reconciler.core.names import Revision
@@ -26,7 +27,13 @@ from reconciler.settings import Settings
 _REF_LENGTH_MAX = 255
 _TEXT_LENGTH_MAX = 200
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_DEEPEN = (
+    "the clone is shallow: git fetch --unshallow, or in CI fetch-depth: 0 (GitHub, Gitea, "
+    'Forgejo) or GIT_DEPTH: "0" (GitLab)'
+)
+_COMMIT_ID = re.compile(r"[0-9a-f]{4,64}")
 _HEAD = re.compile(r"(?:HEAD|@)(?=$|[~^])")
+_REF_END = re.compile("[~^@:]")
 
 
 class GitReader:
@@ -53,11 +60,15 @@ class GitReader:
             return Revision(str(reference.peel(pygit2.Commit).id))
 
     def resolve(self, ref: str) -> Revision:
-        """A branch, commit id (or its beginning) or `HEAD~2` as a revision; Refused if unknown."""
+        """A branch, commit id (or its beginning) or `HEAD~2` as a revision.
+
+        Refused if unknown, or if it may be several.
+        """
         if not ref or ref.startswith("-") or len(ref) > _REF_LENGTH_MAX or not ref.isprintable():
             _refuse_revision(ref, "not a name of a commit")
         with self._reading() as repository:
             try:
+                _refuse_ambiguous(repository, ref)
                 found = repository.revparse_single(_HEAD.sub(self._ref, ref))
                 return Revision(str(found.peel(pygit2.Commit).id))
             except (KeyError, ValueError, pygit2.GitError):
@@ -84,6 +95,40 @@ class GitReader:
             if str(newer.id) == ancestor:
                 return True
             return bool(repository.descendant_of(newer.id, ancestor))
+
+    def merge_base(self, ref: str, other: str) -> Revision:
+        """The commit where `ref` and `other` parted, as `git diff other...ref` takes it.
+
+        Refused when one of them, or all they have in common, is not here.
+        """
+        with self._reading() as repository:
+            deepen = _DEEPEN if repository.is_shallow else ""
+            one, two = self._named(ref, deepen), self._named(other, deepen)
+            found = repository.merge_base(one, two)
+            if found is None:
+                raise Refused(
+                    "no_merge_base",
+                    f"{ref} and {other} have no commit in common here",
+                    where=str(self._folder),
+                    hint=deepen or "name a branch that this one was made from",
+                )
+            return Revision(str(found))
+
+    def prefix_of(self, path: Path) -> str:
+        """Where in the repository a folder of its work tree is: `folder/`, or empty at its root."""
+        with self._reading() as repository:
+            root = repository.workdir and Path(repository.workdir).resolve()
+            place = path.resolve()
+            if not root or root == place or not place.is_relative_to(root):
+                return ""
+            return os.fsencode(place.relative_to(root)).decode("utf-8", "backslashreplace") + "/"
+
+    def _named(self, ref: str, deepen: str) -> Revision:
+        try:
+            return self.resolve(ref)
+        except Refused as error:
+            hint = deepen or f"git fetch origin, or see git branch --all: is {ref[:80]!r} there?"
+            raise Refused(error.code, error.message, hint=hint) from None
 
     def _commit(self, repository: pygit2.Repository, revision: Revision) -> Any:
         found = repository.get(revision) if _REVISION.fullmatch(revision) else None
@@ -154,13 +199,35 @@ class GitSource(GitReader):
         except (KeyError, ValueError, OSError, pygit2.GitError):
             folder = None
         if folder is None:
-            raise Refused("not_a_repository", "there is no Git repository", where=str(path))
+            raise Refused(
+                "not_a_repository",
+                "there is no Git repository",
+                where=str(path),
+                hint="name a folder of a repository; validate alone reads any folder",
+            )
         return GitReader(Path(folder), "HEAD", settings)
 
     def fetch(self) -> Revision:
         """Brings the branch up to date and returns its head. Talks to the remote."""
         fetch_branch(self._remote, self._branch, self._folder, self._settings)
         return self.head()
+
+    def find(self, ref: str) -> Revision:
+        """As `resolve`, of a branch or tag as the remote has it now. Talks to the remote."""
+        with suppress(Refused):
+            if _COMMIT_ID.fullmatch(ref) or _HEAD.match(ref):
+                return self.resolve(ref)
+        name = ref.removeprefix("origin/")
+        for full in (f"refs/heads/{name}", f"refs/tags/{name}"):
+            if not name.startswith("-") and pygit2.reference_is_valid_name(full):
+                try:
+                    fetch_ref(self._remote, full, self._folder, self._settings)
+                except Refused as error:
+                    if error.code != "git_branch_missing":
+                        raise
+                else:
+                    return self.resolve(full)
+        return self.resolve(ref)
 
     def _missing(self) -> GpuaasError:
         return Transient(
@@ -187,11 +254,26 @@ def _snapshot(repository: Any, commit: Any, reader: TreeReader) -> Snapshot:
     )
 
 
+def _refuse_ambiguous(repository: pygit2.Repository, ref: str) -> None:
+    """Git would take the tag: whoever may push one could have it stand for a branch."""
+    name = _REF_END.split(ref, maxsplit=1)[0]
+    there: dict[str, str] = {}
+    for full in (f"refs/{place}/{name}" for place in ("tags", "heads", "remotes")):
+        if pygit2.reference_is_valid_name(full) and full in repository.references:
+            there[full] = str(repository.references[full].peel().id)
+    if len({*there.values()}) > 1:
+        raise Refused(
+            "ambiguous_revision",
+            f"{ref[:80]!r} may be {' or '.join(sorted(there))}",
+            hint="write out the one that is meant",
+        )
+
+
 def _refuse_revision(ref: str, why: str) -> NoReturn:
     raise Refused(
         "unknown_revision",
         f"{why}: {ref[:80]!r}",
-        hint="name a branch or a commit of the state repo that has been fetched",
+        hint="name a commit, or a branch or tag that was pushed to the state repo",
     )
 
 

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import chain
 from typing import Any
 
-import pygit2
-
+from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget
 from reconciler.core.source import FileKind, SourceFile
-from reconciler.errors import Refused
 from reconciler.settings import Settings
 
-DOCUMENT_SUFFIXES = (".yaml", ".yml")
-"""Files with other endings are listed, never loaded."""
-
-DEPTH_MAX = 64
 _TREE = 0o040000
 _KINDS: dict[int, FileKind] = {0o120000: "symlink", 0o160000: "submodule"}
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """One tree as read: its own files, its folders by name, and all below flattened."""
+    """One tree as read: its own files, its folders by name, and all below, sorted by path."""
 
     tree_id: str
     own: Mapping[str, SourceFile]
@@ -38,36 +32,6 @@ class _Folder:
 
 
 _NOTHING = _Folder("", {}, {}, (), 0, 0)
-
-
-class Budget:
-    """Counts what a snapshot holds against the limits; Refused when it is too much."""
-
-    def __init__(self, settings: Settings, where: str) -> None:
-        self._settings = settings
-        self._where = where
-        self._entries = 0
-        self._size_bytes = 0
-
-    def take(self, entries: int, size_bytes: int) -> None:
-        self._entries += entries
-        self._size_bytes += size_bytes
-        if self._entries > self._settings.files_max:
-            self._refuse("too_many_files", f"more than {self._settings.files_max} files")
-        if self._size_bytes > self._settings.snapshot_bytes_max:
-            self._refuse(
-                "too_many_bytes", f"more than {self._settings.snapshot_bytes_max} bytes of YAML"
-            )
-
-    def descend(self, depth: int) -> None:
-        self.take(1, 0)
-        if depth > DEPTH_MAX:
-            self._refuse("too_deep", f"folders more than {DEPTH_MAX} deep")
-
-    def _refuse(self, code: str, message: str) -> None:
-        raise Refused(
-            code, message, where=self._where, hint="keep the state repo for platform state alone"
-        )
 
 
 class TreeReader:
@@ -84,7 +48,7 @@ class TreeReader:
             walk = _Walk(repository, self._settings, Budget(self._settings, where))
             self._last = walk.folder("", tree_id, self._last, 0)
             self.blobs_read += walk.blobs_read
-        return tuple(sorted(self._last.files, key=attrgetter("path")))
+        return self._last.files
 
 
 class _Walk:
@@ -146,16 +110,14 @@ def _gathered(
     tree_id: str, own: Mapping[str, SourceFile], folders: Mapping[str, _Folder]
 ) -> _Folder:
     below = folders.values()
+    parts: dict[str, tuple[SourceFile, ...]] = {name: (file,) for name, file in own.items()}
+    # With its slash, a folder's name sorts as the paths of all that is in it.
+    parts |= {f"{name}/": folder.files for name, folder in folders.items()}
     return _Folder(
         tree_id,
         own,
         folders,
-        (*own.values(), *(file for folder in below for file in folder.files)),
+        tuple(chain.from_iterable(parts[name] for name in sorted(parts))),
         1 + sum(folder.trees for folder in below),
         sum(len(file.content) for file in own.values()) + sum(f.size_bytes for f in below),
     )
-
-
-def blob_id(content: bytes) -> str:
-    """The id Git would give these bytes."""
-    return str(pygit2.hash(content))

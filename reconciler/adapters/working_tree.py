@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 
-from reconciler.adapters.git_tree import DOCUMENT_SUFFIXES, Budget, blob_id
+from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget, blob_id
 from reconciler.core.names import Revision
 from reconciler.core.source import FileKind, Snapshot, SourceFile
 from reconciler.errors import Refused
@@ -30,7 +30,7 @@ def snapshot_of_directory(path: Path, settings: Settings) -> Snapshot:
     """
     budget = Budget(settings, str(path))
     try:
-        files = sorted(_files(path, "", settings, budget, 0), key=attrgetter("path"))
+        files = sorted(_files(os.fspath(path), "", settings, budget, 0), key=attrgetter("path"))
     except NotADirectoryError:
         raise Refused("not_a_folder", "not a folder", where=str(path)) from None
     except OSError as error:
@@ -41,14 +41,14 @@ def snapshot_of_directory(path: Path, settings: Settings) -> Snapshot:
 
 
 def _files(
-    folder: Path, prefix: str, settings: Settings, budget: Budget, depth: int
+    folder: str, prefix: str, settings: Settings, budget: Budget, depth: int
 ) -> Iterator[SourceFile]:
     budget.descend(depth)
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name == ".git":
                 continue
-            path = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            path = prefix + _readable(entry.name)
             if entry.is_symlink():
                 budget.take(1, 0)
                 yield SourceFile(path, "", b"", "symlink")
@@ -58,7 +58,13 @@ def _files(
                 budget.take(1, 0)
                 yield SourceFile(path, "", b"", "submodule")
             else:
-                yield from _files(Path(entry.path), path + "/", settings, budget, depth + 1)
+                yield from _files(entry.path, path + "/", settings, budget, depth + 1)
+
+
+def _readable(name: str) -> str:
+    if name.isascii():
+        return name
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _file(place: str, path: str, settings: Settings, budget: Budget) -> Iterator[SourceFile]:
@@ -66,13 +72,39 @@ def _file(place: str, path: str, settings: Settings, budget: Budget) -> Iterator
         budget.take(1, 0)
         yield SourceFile(path, "", b"")
         return
-    # NONBLOCK: opening a named pipe would wait for a writer. NOFOLLOW: it may have become a link.
-    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return
-        content = handle.read(settings.file_bytes_max + 1)
+    content = _read(place, settings.file_bytes_max + 1)
+    if content is None:
+        return
     kind: FileKind = "file" if len(content) <= settings.file_bytes_max else "too_large"
     kept = content if kind == "file" else b""
     budget.take(1, len(kept))
     yield SourceFile(path, blob_id(content) if kind == "file" else "", kept, kind)
+
+
+def _read(place: str, size_bytes_max: int) -> bytes | None:
+    """Up to so many bytes of a file; None for a pipe, a device, a socket."""
+    # NONBLOCK: opening a named pipe would wait for a writer. NOFOLLOW: it may have become a link.
+    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        wanted = min(status.st_size + 1, size_bytes_max)
+        content = os.read(descriptor, wanted)
+        if len(content) < status.st_size or len(content) == wanted:
+            content = _read_on(descriptor, content, size_bytes_max)
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _read_on(descriptor: int, content: bytes, size_bytes_max: int) -> bytes:
+    """The rest of a file that is growing, or comes in pieces."""
+    pieces, size_bytes = [content], len(content)
+    while size_bytes < size_bytes_max:
+        piece = os.read(descriptor, min(size_bytes_max - size_bytes, 1024 * 1024))
+        if not piece:
+            break
+        pieces.append(piece)
+        size_bytes += len(piece)
+    return b"".join(pieces)

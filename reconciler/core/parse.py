@@ -1,28 +1,29 @@
 """Bytes of one file → documents and problems.
 
 Rules: YAML 1.2 core schema, read from libyaml's event stream without recursion, so that neither
-depth nor size can take the process down. No anchors, aliases, merge keys or tags: what a reviewer
-sees is what there is. Nothing a user wrote raises. Lines and columns count from 1; the place of a
-mapping's member is its key.
+depth nor size can take the process down; files of the common forms take a faster way to the same
+result (`core.parse_fast`). No anchors, aliases, merge keys or tags: what a reviewer
+sees is what there is. Nothing a user wrote raises. Lines and columns count from 1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from yaml._yaml import CParser
 
+from reconciler.core.parse_fast import FastReader
 from reconciler.core.problems import Problem
 
 _BOM = b"\xef\xbb\xbf"
-# What YAML 1.2 calls printable, less the line breaks of YAML 1.1 (U+0085, U+2028, U+2029), which
-# libyaml would fold.
+# What YAML 1.2 does not call printable, and the line breaks of YAML 1.1 (U+0085, U+2028, U+2029),
+# which libyaml would fold.
 _UNPRINTABLE = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]"
 )
 _TAG_DIRECTIVE = re.compile(rb"^%TAG\b", re.MULTILINE)
 _CONFLICT = (b"<<<<<<< ", b">>>>>>> ")
@@ -54,14 +55,6 @@ class Document:
     value: dict[str, Any]
     index: int
     line: int
-
-
-class Place(NamedTuple):
-    """`text` is the scalar as it was written; empty for mappings and lists."""
-
-    line: int
-    column: int
-    text: str
 
 
 class _GiveUp(Exception):
@@ -96,7 +89,7 @@ class _Reader:
     problems_before: int = 0
 
     def problem(self, event: yaml.Event, code: str, message: str, hint: str = "") -> None:
-        place = _at(event)
+        place = position(event)
         self.problems.append(Problem(self.path, *place, code, message, hint=hint))
         if len(self.problems) >= self.limits.problems_max:
             message = f"more than {self.limits.problems_max} problems: the rest was not read"
@@ -123,7 +116,7 @@ class _Reader:
         if not isinstance(self.root, dict):
             self.problem(first, "not_a_mapping", f"expected a manifest, got {words_for(self.root)}")
         elif len(self.problems) == self.problems_before:
-            self.documents.append(Document(self.root, self.index, _at(first)[0]))
+            self.documents.append(Document(self.root, self.index, position(first)[0]))
 
     def start_collection(self, event: yaml.CollectionStartEvent) -> None:
         self.check_node(event)
@@ -229,55 +222,46 @@ class _Reader:
             self.place("", event)
 
 
+def fast_reader(limits: ParseLimits) -> FastReader:
+    """Remembers what it reads: for as many files as there are, but of one caller at a time."""
+    return FastReader(
+        resolve_scalar,
+        depth_max=limits.yaml_depth_max,
+        key_length_max=limits.key_length_max,
+        documents_max=limits.documents_per_file_max,
+    )
+
+
 def parse_file(
+    path: str, content: bytes, limits: ParseLimits, fast: FastReader | None = None
+) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
+    """Every readable document of a file, and every problem found. Empty documents are left out.
+
+    `fast` (made for the same limits) reads most files several times as fast, to the same result.
+    """
+    if fast is not None and len(content) <= limits.file_bytes_max:
+        read = fast.read(content)
+        if read is not None:
+            return tuple(Document(*one) for one in read), ()
+    return parse_by_events(path, content, limits)
+
+
+def parse_by_events(
     path: str, content: bytes, limits: ParseLimits
 ) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
-    """Every readable document of a file, and every problem found. Empty documents are left out."""
+    """What `parse_file` does for any file at all; the reference for the fast way."""
     refused = _refuse_bytes(path, content, limits)
     if refused is not None:
         return (), (refused,)
     reader = _Reader(path, limits)
     try:
-        for event in _events(content):
+        for event in events(content):
             _take(reader, event)
     except _GiveUp:
         pass
     except yaml.YAMLError as error:
         reader.problems.append(_syntax_problem(path, content, error))
     return tuple(reader.documents), tuple(reader.problems)
-
-
-def locate(content: bytes, index: int, pointer: str) -> tuple[int, int]:
-    """(line, column) of what a JSON pointer names in document `index`, or the nearest thing above.
-
-    Meant for documents with problems only: it reads the file again. (0, 0) when it can't be read.
-    """
-    found = locate_all(content, {index: {pointer}}).get((index, pointer))
-    return (found.line, found.column) if found else (0, 0)
-
-
-def locate_all(content: bytes, wanted: Mapping[int, Set[str]]) -> dict[tuple[int, str], Place]:
-    """Places of many pointers in one reading: (document index, pointer) → Place."""
-    pointers = {
-        (index, above)
-        for index, those in wanted.items()
-        for pointer in those
-        for above in _pointer_and_above(pointer)
-    }
-    found: dict[tuple[int, str], Place] = {}
-    try:
-        for index, pointer, place in _places(content, max(wanted, default=-1), pointers):
-            found.setdefault((index, pointer), place)
-    except yaml.YAMLError:
-        pass  # What stands before the error has its place; the error is a problem of its own.
-    return {
-        (index, pointer): next(
-            found[index, above] for above in _pointer_and_above(pointer) if (index, above) in found
-        )
-        for index, those in wanted.items()
-        for pointer in those
-        if (index, "") in found
-    }
 
 
 def resolve_scalar(text: str) -> Any:
@@ -352,7 +336,7 @@ def _refuse_bytes(path: str, content: bytes, limits: ParseLimits) -> Problem | N
     return Problem(path, line, column, "control_character", message)
 
 
-def _events(content: bytes) -> Iterator[yaml.Event]:
+def events(content: bytes) -> Iterator[yaml.Event]:
     parser = CParser(content.removeprefix(_BOM))
     try:
         while True:
@@ -379,7 +363,7 @@ def _take(reader: _Reader, event: yaml.Event) -> None:
         reader.end_document(event)
 
 
-def _at(event: yaml.Event) -> tuple[int, int]:
+def position(event: yaml.Event) -> tuple[int, int]:
     mark = event.start_mark
     return (mark.line + 1, mark.column + 1) if mark else (0, 0)
 
@@ -408,73 +392,6 @@ def _syntax_hint(content: bytes, line: int) -> str:
     return "look at the indentation, quotes and brackets here and in the lines above"
 
 
-@dataclass
-class _Open:
-    """A collection; `member` is the pointer and place of the next value.
-
-    `pointer` is None where nothing below is wanted: pointers to a million nodes take long to write.
-    """
-
-    pointer: str | None
-    is_map: bool
-    items: int = 0
-    member: tuple[str | None, tuple[int, int]] | None = None
-
-    def below(self, key: str) -> str | None:
-        return None if self.pointer is None else f"{self.pointer}/{escape(key)}"
-
-
-def _places(
-    content: bytes, index_max: int, wanted: Set[tuple[int, str]]
-) -> Iterator[tuple[int, str, Place]]:
-    """The wanted nodes, which come with all above them.
-
-    Up to document `index_max`, no further: what comes after may be endlessly deep.
-    """
-    index, stack = -1, list[_Open]()
-    for event in _events(content):
-        if isinstance(event, yaml.DocumentStartEvent):
-            index, stack = index + 1, []
-            if index > index_max:
-                return
-        elif isinstance(event, yaml.CollectionEndEvent):
-            stack.pop()
-        elif isinstance(event, yaml.NodeEvent):
-            text = event.value if isinstance(event, yaml.ScalarEvent) else ""
-            is_key, pointer, at = _step(stack, event, text)
-            if pointer is not None and (index, pointer) not in wanted:
-                pointer = None
-            if not is_key and pointer is not None:
-                yield index, pointer, Place(*at, text)
-            if isinstance(event, yaml.CollectionStartEvent):
-                stack.append(_Open(pointer, isinstance(event, yaml.MappingStartEvent)))
-
-
-def _step(
-    stack: list[_Open], event: yaml.NodeEvent, text: str
-) -> tuple[bool, str | None, tuple[int, int]]:
-    """(whether the node is a key, its pointer, its place)."""
-    if not stack:
-        return False, "", _at(event)
-    top = stack[-1]
-    if not top.is_map:
-        top.items += 1
-        return False, top.below(str(top.items - 1)), _at(event)
-    if top.member is None:
-        top.member = (top.below(text), _at(event))
-        pointer, at = top.member
-        return True, pointer, at
-    (pointer, at), top.member = top.member, None
-    return False, pointer, at
-
-
 def escape(key: str) -> str:
     """A key as one segment of a JSON pointer."""
     return key.replace("~", "~0").replace("/", "~1")
-
-
-def _pointer_and_above(pointer: str) -> Iterator[str]:
-    yield pointer
-    while pointer:
-        pointer = pointer.rpartition("/")[0]
-        yield pointer

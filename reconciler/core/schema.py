@@ -7,7 +7,7 @@ its input, so that neither a schema nor a value can stall a pass. Findings are v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -31,6 +31,7 @@ FINDINGS_MAX = 100
 WORDS_MAX = 500
 """A finding may quote an app's own schema, which may be as long as a file."""
 REFERENCES_MAX = 20
+ITEMS_LOOKED_AT_MAX = 2_000
 _PATTERN_LENGTH_MAX = 60
 QUOTE_IT = "put it in quotes"
 _YAML_1_1_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -63,7 +64,10 @@ class SchemaSet:
         validator = self.validators[kind]
         if validator.is_valid(document):
             return []
-        return _findings(validator, self.schemas[kind], document)
+        # The library draws up all errors before it gives the first: of half a million, in seconds.
+        shown = _shortened(document)
+        errors = validator.iter_errors(document if validator.is_valid(shown) else shown)
+        return _findings(errors, self.schemas[kind], document)
 
 
 def launch_schema_problems(schema: Mapping[str, Any]) -> list[Finding]:
@@ -89,7 +93,8 @@ def launch_schema_problems(schema: Mapping[str, Any]) -> list[Finding]:
 
 def parameter_problems(schema: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Finding]:
     """An instance's parameters against its version's (already checked) `launch_parameters`."""
-    return _findings(compile_schema(dict(schema)), schema, dict(parameters))
+    document = dict(parameters)
+    return _findings(compile_schema(dict(schema)).iter_errors(document), schema, document)
 
 
 def compile_schema(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
@@ -127,18 +132,23 @@ def pointer_of(path: Sequence[str | int]) -> str:
 
 
 def _findings(
-    validator: jsonschema_rs.Draft202012Validator, schema: Mapping[str, Any], document: Any
+    errors: Iterable[jsonschema_rs.ValidationError], schema: Mapping[str, Any], document: Any
 ) -> list[Finding]:
-    each = (
-        finding
-        for error in validator.iter_errors(document)
-        for finding in _of_error(error, schema, document)
-    )
+    each = (finding for error in errors for finding in _of_error(error, schema, document))
     found = sorted({_clipped(finding) for finding in islice(each, FINDINGS_MAX)})
     if next(each, None) is not None:
         message = f"more than {FINDINGS_MAX} problems in one document: the rest is not shown"
         found.append(Finding("", "too_many_problems", message))
     return found
+
+
+def _shortened(value: Any) -> Any:
+    """The same with long lists cut: none of the published schemas takes one as long as the rest."""
+    if isinstance(value, list):
+        return [_shortened(item) for item in value[:ITEMS_LOOKED_AT_MAX]]
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    return value
 
 
 def _clipped(found: Finding) -> Finding:
@@ -175,7 +185,7 @@ def _of_error(
         message = f"the name {short(name)} has the wrong form"
         yield Finding(f"{pointer}/{escape(name)}", "wrong_format", message, _expected(rule))
     elif keyword in _EXPLAIN:
-        code, message, hint = _EXPLAIN[keyword](error.instance, rule)
+        code, message, hint = _EXPLAIN[keyword](_value_at(document, error.instance_path), rule)
         yield Finding(pointer, code, message, hint)
     else:
         yield Finding(pointer, "schema_violation", error.message[:200])

@@ -1,82 +1,166 @@
 """A revision's files → the objects it holds, and everything that is wrong with them.
 
-Rules: all problems at once, each with file, line and column. A document with a problem never
-becomes an object. Where it is not certain which objects a file holds, the file is a broken path:
-what it held before must not be taken for removed.
+Rules: each file by itself (`core.validate_file`), then what stands twice. What a file says depends
+on its path, its content and the schemas, and on nothing else: a memo keeps it, so that a revision
+which differs in one file costs about that file. With a memo or without, the result is the same.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
-
-from pydantic import ValidationError
+from typing import NamedTuple
 
 from reconciler.core.desired import Candidate, StateObject
-from reconciler.core.kinds import KINDS, TOP_FOLDERS, Kind, Manifest, kind_for_path, ref_for
-from reconciler.core.names import VERSION, ObjectRef, nearest
-from reconciler.core.parse import (
-    Document,
-    ParseLimits,
-    Place,
-    locate_all,
-    parse_file,
-    short,
-    words_for,
-)
+from reconciler.core.names import ObjectRef
+from reconciler.core.parse import ParseLimits, fast_reader, parse_file
+from reconciler.core.parse_places import locate_all
 from reconciler.core.problems import Problem
-from reconciler.core.schema import QUOTE_IT, Finding, SchemaSet, launch_schema_problems, pointer_of
+from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot, SourceFile
-
-_READABLE_NAME = re.compile(VERSION)
-API_GROUP = b"gpuaas.dev/"
-_NAME = "/metadata/name"
-_LAUNCH_PARAMETERS = "/spec/launch_parameters"
+from reconciler.core.validate_file import NO_MANIFESTS, Checks, FileResult, Placed, check_files
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """One document after every check of its own. `ref` None: what it names could not be told."""
+class _Known(NamedTuple):
+    """A file, and what it came to."""
 
-    document: Document
-    ref: ObjectRef | None
-    findings: tuple[Finding, ...]
-    manifest: Manifest | None
+    file: SourceFile
+    result: FileResult
 
 
-@dataclass(frozen=True)
-class _FileResult:
-    path: str
-    problems: tuple[Problem, ...]
-    checked: tuple[_Checked, ...] = ()
-    broken: bool = False
+@dataclass
+class ValidateMemo:
+    """The last validated revision, file by file: for whoever validates again and again.
+
+    An object whose file is the same is the very same object in the next Candidate. Not for several
+    threads at once. `files_checked` counts the files that were read and checked so far.
+    """
+
+    files_checked: int = 0
+    _checks: Checks | None = field(default=None, repr=False)
+    _files: dict[str, _Known] = field(default_factory=dict, repr=False)
+    _standing: dict[ObjectRef, tuple[Placed, ...]] = field(default_factory=dict, repr=False)
+    """Where each object stands, in the order of the files."""
+    _objects: dict[ObjectRef, StateObject] = field(default_factory=dict, repr=False)
+    """The objects that stand once and right, in the order of their names."""
+    _troubled: set[str] = field(default_factory=set, repr=False)
+    """Paths with a problem, and those of files that bear names without being read."""
+    _twice: set[ObjectRef] = field(default_factory=set, repr=False)
+
+    def candidate(self, snapshot: Snapshot, schemas: SchemaSet, limits: ParseLimits) -> Candidate:
+        """What `validate` returns. Forgets everything when the schemas are others."""
+        checks, self._checks = self._checks, None
+        if checks is None or checks.schemas is not schemas or checks.limits != limits:
+            self._forget()
+            checks = Checks(schemas, limits, fast_reader(limits))
+        self._follow(snapshot.files, checks)
+        self._checks = checks  # An exception on the way leaves None: nothing half-done is kept.
+        results = [(path, self._files[path].result) for path in sorted(self._troubled)]
+        problems = {problem for _, result in results for problem in result.problems}
+        problems.update(problem for ref in self._twice for problem in self._duplicates(ref))
+        return Candidate(
+            snapshot.revision,
+            MappingProxyType(self._objects),
+            tuple(sorted(problems)),
+            frozenset(path for path, result in results if result.broken),
+            {name: path for path, found in results for name in sorted(found.bears)},
+        )
+
+    def _forget(self) -> None:
+        self._files, self._standing, self._objects = {}, {}, {}
+        self._troubled, self._twice = set(), set()
+
+    def _follow(self, files: tuple[SourceFile, ...], checks: Checks) -> None:
+        last = self._files
+        new: list[SourceFile] = []
+        changed: dict[str, _Known] = {}
+        for file in files:
+            known = last.get(file.path)
+            if known is None or not _same(file, known.file):
+                new.append(file)
+            elif known.file is not file:
+                changed[file.path] = _Known(file, known.result)
+        for file, result in zip(new, check_files(new, checks), strict=True):
+            changed[file.path] = _Known(file, result)
+            self.files_checked += result is not NO_MANIFESTS
+        gone: list[str] = []
+        if len(files) < len(last) + sum(path not in last for path in changed):
+            gone = sorted(last.keys() - {file.path for file in files})
+        self._stand(self._replace_files(changed, gone))
+
+    def _replace_files(self, changed: dict[str, _Known], gone: list[str]) -> set[ObjectRef]:
+        """Takes the new results over; the objects that stand elsewhere or otherwise than before."""
+        replaced: dict[ObjectRef, set[str]] = defaultdict(set)
+        added: dict[ObjectRef, list[Placed]] = defaultdict(list)
+        for path in (*changed, *gone):
+            before, after = self._files.pop(path, None), changed.get(path)
+            self._troubled.discard(path)
+            if after is not None:
+                self._files[path] = after
+                if after.result.problems or after.result.bears:
+                    self._troubled.add(path)
+                if before is not None and before.result is after.result:
+                    continue
+                for placed in after.result.placed:
+                    added[placed.ref].append(placed)
+            for placed in before.result.placed if before is not None else ():
+                replaced[placed.ref].add(path)
+        for ref in replaced.keys() | added.keys():
+            stay = [p for p in self._standing.get(ref, ()) if p.path not in replaced.get(ref, ())]
+            stay += added.get(ref, ())
+            self._standing[ref] = tuple(sorted(stay, key=lambda placed: placed.path))
+        return set(replaced) | set(added)
+
+    def _stand(self, touched: set[ObjectRef]) -> None:
+        """Brings the objects up to where they stand now; those of the last Candidate stay as they
+        are."""
+        if not touched:
+            return
+        objects, grown = self._objects.copy(), False
+        for ref in touched:
+            standing = self._standing[ref]
+            self._twice.discard(ref)
+            if len(standing) == 1 and standing[0].object is not None:
+                grown = grown or ref not in objects
+                objects[ref] = standing[0].object
+                continue
+            objects.pop(ref, None)
+            if len(standing) > 1:
+                self._twice.add(ref)
+            elif not standing:
+                del self._standing[ref]
+        if grown:
+            objects = {ref: objects[ref] for ref in sorted(objects, key=_name_order)}
+        self._objects = objects
+
+    def _duplicates(self, ref: ObjectRef) -> Iterator[Problem]:
+        """Each place of an object that stands in several names another one."""
+        standing = self._standing[ref]
+        for number, placed in enumerate(standing):
+            other = standing[0 if number else 1]
+            message = f"{ref} also stands at {other.path}:{other.line}"
+            yield Problem(
+                placed.path,
+                placed.line,
+                1,
+                "duplicate_object",
+                message,
+                hint="keep one of the two",
+                object=str(ref),
+            )
 
 
-def validate(snapshot: Snapshot, schemas: SchemaSet, limits: ParseLimits) -> Candidate:
+def validate(
+    snapshot: Snapshot, schemas: SchemaSet, limits: ParseLimits, memo: ValidateMemo | None = None
+) -> Candidate:
     """Reads every manifest of a revision. Files outside the known folders are not looked at.
 
     `broken_paths` may also name a folder: a link or submodule that stands where manifests belong.
+    With a `memo`, files that are the same as in the last revision are not read again.
     """
-    results = [_read(file, schemas, limits) for file in snapshot.files if _concerns_us(file)]
-    places = _places_by_ref(results)
-    problems = {problem for result in results for problem in result.problems}
-    problems.update(_duplicates(places))
-    objects = {
-        ref: StateObject(ref, path, item.document.line, item.manifest, item.document.value)
-        for ref, [(path, item), *others] in sorted(places.items())
-        if item.manifest is not None and not others
-    }
-    return Candidate(
-        snapshot.revision,
-        MappingProxyType(objects),
-        tuple(sorted(problems)),
-        frozenset(result.path for result in results if result.broken),
-    )
+    return (memo or ValidateMemo()).candidate(snapshot, schemas, limits)
 
 
 def invalid_objects(candidate: Candidate) -> dict[ObjectRef, str]:
@@ -126,221 +210,12 @@ def _placed(file: SourceFile, problems: list[Problem], limits: ParseLimits) -> l
     ]
 
 
-def _concerns_us(file: SourceFile) -> bool:
-    is_yaml = file.path.lower().endswith((".yaml", ".yml"))
-    top = file.path.partition("/")[0]
-    if top not in TOP_FOLDERS:
-        # A misspelled folder would otherwise be taken for something that is none of our business.
-        return is_yaml and API_GROUP in file.content and nearest(top, TOP_FOLDERS) is not None
-    return is_yaml or file.kind in ("symlink", "submodule")
-
-
-def _read(file: SourceFile, schemas: SchemaSet, limits: ParseLimits) -> _FileResult:
-    refused = _refuse_file(file, limits)
-    if refused is not None:
-        return _FileResult(file.path, (refused,), broken=True)
-    kind = kind_for_path(file.path)
-    if kind is None:
-        return _FileResult(file.path, (_unknown_path(file.path),), broken=True)
-    documents, problems = parse_file(file.path, file.content, limits)
-    if not documents and not problems:
-        return _FileResult(file.path, (_empty_file(file.path),), broken=True)
-    alone = len(documents) == 1 and not problems
-    checked = tuple(_check(kind, file.path, document, alone, schemas) for document in documents)
-    problems += _located(file, checked)
-    broken = any(not problem.object for problem in problems)
-    return _FileResult(file.path, problems, checked, broken)
-
-
-def _refuse_file(file: SourceFile, limits: ParseLimits) -> Problem | None:
-    if file.kind == "file":
-        return None
-    message, hint = {
-        "symlink": ("a symbolic link stands where manifests belong", "commit the file itself"),
-        "submodule": ("a submodule stands where manifests belong", "commit the files themselves"),
-        "too_large": (f"larger than {limits.file_bytes_max} bytes", "split the file"),
-    }[file.kind]
-    code = "file_too_large" if file.kind == "too_large" else file.kind
-    return Problem(file.path, 0, 0, code, message, hint=hint)
-
-
-def _empty_file(path: str) -> Problem:
-    hint = "remove the file if what it held should go"
-    return Problem(path, 0, 0, "empty_file", "no manifest stands in this file", hint=hint)
-
-
-def _unknown_path(path: str) -> Problem:
-    top = path.partition("/")[0]
-    meant = top if top in TOP_FOLDERS else nearest(top, TOP_FOLDERS) or ""
-    templates = [_readable(kind) for kind in KINDS.values() if kind.path.startswith(f"{meant}/")]
-    near = get_close_matches(path, templates, n=1, cutoff=0.0)
-    message = "no kind of manifest lives at this path"
-    return Problem(path, 0, 0, "unknown_path", message, hint=f"did you mean {near[0]}?")
-
-
-def _readable(kind: Kind) -> str:
-    return kind.path.replace("{", "<").replace("}", ">")
-
-
-def _check(kind: Kind, path: str, document: Document, alone: bool, schemas: SchemaSet) -> _Checked:
-    """Every check one document can be put to by itself. `alone`: the file holds nothing else."""
-    value = document.value
-    findings = _envelope(kind, value)
-    misplaced = bool(findings)
-    findings += _schema_findings(kind, value, schemas)
-    manifest = None if findings else _model(kind, value, findings)
-    name = _name_of(value)
-    if name is None:
-        return _Checked(document, None, tuple(findings), None)
-    findings += _name_mismatch(kind, path, name, alone)
-    certain = not misplaced and all(finding.pointer != _NAME for finding in findings)
-    findings += _agreement(kind, path, value, name)
-    findings += _unique_keys(kind, value)
-    findings += _launch_parameters(value) if kind.name == "AppVersion" else []
-    ref = ref_for(kind, path, name) if certain else None
-    return _Checked(document, ref, tuple(findings), None if findings else manifest)
-
-
-def _envelope(kind: Kind, value: Mapping[str, Any]) -> list[Finding]:
-    """Whether it says it is what its path makes it. A missing kind is for the schema to find."""
-    said = value.get("kind")
-    if not isinstance(said, str) or said == kind.name:
-        return []
-    if said in KINDS:
-        message = f"{said} does not belong here: this path is for {kind.name}"
-        return [Finding("/kind", "kind_mismatch", message, f"move it to {_readable(KINDS[said])}")]
-    meant = nearest(said[:100], KINDS)
-    hint = f"did you mean {meant!r}?" if meant else f"this path is for {kind.name}"
-    return [Finding("/kind", "unknown_kind", f"unknown kind {short(said)}", hint)]
-
-
-def _schema_findings(kind: Kind, value: dict[str, Any], schemas: SchemaSet) -> list[Finding]:
-    """By the schema of the kind it says it is, since the rest of it was written for that one."""
-    said = value.get("kind")
-    if not isinstance(said, str):
-        return schemas.problems(kind.name, value)
-    if said in KINDS:
-        return schemas.problems(said, value)
-    found = schemas.problems(kind.name, value)
-    return [finding for finding in found if finding.pointer != "/kind"]
-
-
-def _name_of(value: Mapping[str, Any]) -> str | None:
-    metadata = value.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) and _READABLE_NAME.fullmatch(name) else None
-
-
-def _name_mismatch(kind: Kind, path: str, name: str, alone: bool) -> list[Finding]:
-    expected = kind.placeholders(path).get("name")
-    if expected is None or expected == name or not (alone or kind.names_its_folder):
-        return []
-    what = "folder" if kind.names_its_folder else "file"
-    message = f"named {short(name)}, but its {what} is named {short(expected)}"
-    return [Finding(_NAME, "name_mismatch", message, "rename one of the two")]
-
-
-def _agreement(kind: Kind, path: str, value: Mapping[str, Any], name: str) -> Iterator[Finding]:
-    """Fields that repeat the name or the scope must agree with it."""
-    placeholders = kind.placeholders(path)
-    expected = [(pointer, name) for pointer in kind.named_by]
-    expected += [(pointer, placeholders[key]) for pointer, key in kind.scoped_by]
-    for pointer, wanted in expected:
-        found = _at(value, pointer)
-        if isinstance(found, str) and found != wanted:
-            message = f"{words_for(found)} disagrees with the path, which says {short(wanted)}"
-            yield Finding(pointer, "path_mismatch", message, f"write {wanted}")
-
-
-def _unique_keys(kind: Kind, value: Mapping[str, Any]) -> Iterator[Finding]:
-    for pointer, key in kind.unique:
-        entries = _at(value, pointer)
-        seen: set[str | int] = set()
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            found = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(found, str | int):
-                continue
-            if found in seen:
-                message = f"{key} {found} is used twice"
-                where = f"{pointer}/{index}/{key}"
-                yield Finding(where, "duplicate_item", message, "each needs its own")
-            seen.add(found)
-
-
-def _launch_parameters(value: Mapping[str, Any]) -> list[Finding]:
-    schema = _at(value, _LAUNCH_PARAMETERS)
-    found = launch_schema_problems(schema) if isinstance(schema, dict) else []
-    return [finding._replace(pointer=_LAUNCH_PARAMETERS + finding.pointer) for finding in found]
-
-
-def _at(value: Any, pointer: str) -> Any:
-    """What a pointer of plain mapping keys names; None when nothing stands there."""
-    for segment in pointer.split("/")[1:]:
-        value = value.get(segment) if isinstance(value, dict) else None
-    return value
-
-
-def _model(kind: Kind, value: dict[str, Any], findings: list[Finding]) -> Manifest | None:
-    """The typed manifest; what only the model refuses is added to `findings`."""
-    try:
-        return kind.model.model_validate(value)
-    except ValidationError as error:
-        findings += [
-            Finding(pointer_of(one["loc"]), "invalid_field", one["msg"])
-            for one in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        return None
-
-
-def _located(file: SourceFile, checked: Sequence[_Checked]) -> tuple[Problem, ...]:
-    """Findings with their line and column; the file is read once more, whatever their number."""
-    wanted: dict[int, set[str]] = {
-        item.document.index: {finding.pointer for finding in item.findings}
-        for item in checked
-        if item.findings
-    }
-    if not wanted:
-        return ()
-    places = locate_all(file.content, wanted)
-    return tuple(
-        _problem(file.path, item, finding, places[item.document.index, finding.pointer])
-        for item in checked
-        for finding in item.findings
+def _same(one: SourceFile, other: SourceFile) -> bool:
+    """Files without an id are the same as themselves alone."""
+    return one is other or (
+        bool(one.blob_id) and one.blob_id == other.blob_id and one.kind == other.kind
     )
 
 
-def _problem(path: str, item: _Checked, finding: Finding, place: Place) -> Problem:
-    pointer, code, message, hint = finding
-    if hint == QUOTE_IT and place.text:
-        hint = f'{hint}: "{place.text}"'
-    owner = str(item.ref) if item.ref else ""
-    return Problem(path, place.line, place.column, code, message, pointer, hint, owner)
-
-
-_Places = dict[ObjectRef, list[tuple[str, _Checked]]]
-
-
-def _places_by_ref(results: Iterable[_FileResult]) -> _Places:
-    places: _Places = defaultdict(list)
-    for result in results:
-        for item in result.checked:
-            if item.ref is not None:
-                places[item.ref].append((result.path, item))
-    return places
-
-
-def _duplicates(places: _Places) -> Iterator[Problem]:
-    """Each place of an object that stands in several names another one."""
-    for ref, found in places.items():
-        for number, (path, item) in enumerate(found if len(found) > 1 else ()):
-            other_path, other = found[0 if number else 1]
-            message = f"{ref} also stands at {other_path}:{other.document.line}"
-            yield Problem(
-                path,
-                item.document.line,
-                1,
-                "duplicate_object",
-                message,
-                hint="keep one of the two",
-                object=str(ref),
-            )
+def _name_order(ref: ObjectRef) -> tuple[str, tuple[str, ...]]:
+    return ref.kind, ref.path

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reconciler.core.parse import Document, ParseLimits, Place, locate, locate_all, parse_file
+from reconciler.core.parse import Document, ParseLimits, parse_file
+from reconciler.core.parse_places import Place, locate, locate_all
 from reconciler.core.problems import Problem
 
 LIMITS = ParseLimits()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 
+from reconciler.adapters.schema_files import load_schemas
 from reconciler.core.schema import (
     FINDINGS_MAX,
+    ITEMS_LOOKED_AT_MAX,
     Finding,
     SchemaSet,
     launch_schema_problems,
@@ -141,3 +145,25 @@ def test_a_finding_does_not_carry_a_whole_schema() -> None:
     schema = {"properties": {"size": {"enum": ["x" * 900_000]}}}
     (found,) = parameter_problems(schema, {"size": 1})
     assert (found.code, len(found.message)) == ("unknown_value", 500)
+
+
+def test_a_list_of_half_a_million_wrong_entries_is_told_by_its_length() -> None:
+    document = {"kind": "Allocation", "spec": {"gpus": [1] * 500_000}}
+    found = SchemaSet.build(load_schemas()).problems("Allocation", document)
+    assert len(found) <= FINDINGS_MAX + 1
+    assert found[-1].code == "too_many_problems"
+    schemas = SchemaSet.build({"X": {"properties": {"v": {"maxItems": 1024}}}})
+    (told,) = schemas.problems("X", {"v": [1] * 500_000})
+    assert told.message == "500000 entries: it must be 0 to 1024"
+
+
+def test_what_only_the_end_of_a_long_list_breaks_is_found() -> None:
+    schema = {"type": "object", "properties": {"v": {"items": {"type": "string"}}}}
+    schemas = SchemaSet.build({"X": schema})
+    assert [f.pointer for f in schemas.problems("X", {"v": [*["a"] * 5_000, 1]})] == ["/v/5000"]
+
+
+def test_the_published_schemas_take_no_list_that_checking_would_cut() -> None:
+    bounds = re.findall(r'"m(?:ax|in)Items": (\d+)', json.dumps(load_schemas()))
+    assert bounds
+    assert max(map(int, bounds)) < ITEMS_LOOKED_AT_MAX
