@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
-
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import Key, Signature, SSlibKey
+from typing import TYPE_CHECKING, Any
 
 from node_agent.wire import MESSAGE_BYTES_MAX, VerifierKey
+
+# The library is loaded by the first envelope: most plans need none, and it brings many signers.
+if TYPE_CHECKING:
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import Key
 
 SIGNATURES_MAX = 16
 
@@ -38,6 +39,9 @@ def key_id(public_key_hex: str) -> str:
 
 def seal(payload: bytes, payload_type: str, signing_key_id: str, sign: Sign) -> dict[str, Any]:
     """Wraps and signs `payload`; the result is the envelope as a JSON-ready dict."""
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415
+    from securesystemslib.signer import Signature  # noqa: PLC0415
+
     envelope = Envelope(payload, payload_type, {})
     signature = Signature(signing_key_id, sign(envelope.pae()).hex())
     envelope.signatures[signing_key_id] = signature
@@ -45,9 +49,16 @@ def seal(payload: bytes, payload_type: str, signing_key_id: str, sign: Sign) -> 
     return document
 
 
-def unseal(raw: bytes, payload_type: str, keys: Iterable[VerifierKey]) -> tuple[bytes, VerifierKey]:
+def unseal(
+    raw: bytes,
+    payload_type: str,
+    keys: Iterable[VerifierKey],
+    bytes_max: int = MESSAGE_BYTES_MAX,
+) -> tuple[bytes, VerifierKey]:
     """Returns the payload and the key that signed it; raises EnvelopeRefused for anything else."""
-    envelope = _parse(raw)
+    from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
+
+    envelope = _parse(raw, bytes_max)
     if envelope.payload_type != payload_type:
         raise EnvelopeRefused("wrong_type", f"expected {payload_type}")
     known = {key.key_id: key for key in keys}
@@ -61,9 +72,11 @@ def unseal(raw: bytes, payload_type: str, keys: Iterable[VerifierKey]) -> tuple[
     return envelope.payload, known[next(iter(accepted))]
 
 
-def _parse(raw: bytes) -> Envelope:
-    if len(raw) > MESSAGE_BYTES_MAX:
-        raise EnvelopeRefused("malformed", f"larger than {MESSAGE_BYTES_MAX} bytes")
+def _parse(raw: bytes, bytes_max: int) -> Envelope:
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415
+
+    if len(raw) > bytes_max:
+        raise EnvelopeRefused("malformed", f"larger than {bytes_max} bytes")
     try:
         document = json.loads(raw)
         if not isinstance(document, dict) or not isinstance(document.get("payloadType"), str):
@@ -78,4 +91,6 @@ def _parse(raw: bytes) -> Envelope:
 
 
 def _sslib_key(key: VerifierKey) -> Key:
+    from securesystemslib.signer import SSlibKey  # noqa: PLC0415
+
     return SSlibKey(key.key_id, "ed25519", "ed25519", {"public": key.public_key})

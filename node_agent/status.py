@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from node_agent.converge import preferred
 from node_agent.steps import Absent, Fault, Present, Progress, Pull, Step
 from node_agent.units import Unit
-from node_agent.wire import FailureReason, Phase, Workload, WorkloadReport
+from node_agent.wire import (
+    LABEL_APP,
+    LABEL_VERSION,
+    FailureReason,
+    Origin,
+    Phase,
+    Workload,
+    WorkloadReport,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,18 @@ def workload_report(
         endpoints=() if shown is None else shown.endpoints,
         restarts=progress.restarts,
         exit_code=exit_code if exit_code is not None or dead is None else dead.exit_code,
+        origin=origin_of(target.workload),
+    )
+
+
+def origin_of(workload: Workload) -> Origin:
+    """What a manifest would have to say for this workload to come of it."""
+    return Origin(
+        app=workload.labels.get(LABEL_APP, ""),
+        version=workload.labels.get(LABEL_VERSION, ""),
+        image=workload.image,
+        limits=workload.limits,
+        ports=workload.ports,
     )
 
 

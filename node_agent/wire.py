@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -29,6 +30,11 @@ LABEL_INSTANCE = "dev.gpuaas.instance"
 LABEL_SPEC_HASH = "dev.gpuaas.spec-hash"
 LABEL_NODE = "dev.gpuaas.node"
 LABEL_MANAGED = "dev.gpuaas.managed"
+LABEL_APP = "dev.gpuaas.app"
+LABEL_VERSION = "dev.gpuaas.version"
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Wire(BaseModel):
@@ -38,8 +44,7 @@ class Wire(BaseModel):
 
     def canonical(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8. What gets hashed and signed."""
-        document = self.model_dump(mode="json")
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return _CANONICAL.encode(self.model_dump(mode="json")).encode()
 
 
 # --- what should run -----------------------------------------------------------------------------
@@ -123,9 +128,15 @@ class Workload(Wire):
     stop_grace_ms: int = Field(default=10_000, ge=0)
     labels: dict[str, str] = Field(default_factory=dict)
 
-    @property
+    @cached_property
     def spec_hash(self) -> str:
+        """Worked out once, since nothing of a workload changes; a copy works out its own."""
         return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied.__dict__.pop("spec_hash", None)
+        return copied
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -227,12 +238,23 @@ class Proof(Wire):
         return not (self.containers or self.networks or self.volumes or self.paths)
 
 
+class Origin(Wire):
+    """What a workload was made from, so that a manifest can be written for it once more."""
+
+    app: str
+    version: str
+    image: Image
+    limits: Limits
+    ports: tuple[Port, ...] = ()
+
+
 class WorkloadReport(Wire):
     """One instance on this node: `target_hash` was asked for last, `running_hash` is what runs.
 
     After a replacement that missed its gate, `target_hash` is the new spec, `running_hash` the old
     one that was put back, `phase` is `failed` and `reason` says why the new one was given up.
-    `retained` says whether what runs is serving. `proof` comes with phase `removed` only.
+    `retained` says whether what runs is serving. `proof` comes with phase `removed` only. `origin`
+    is that of `target_hash`.
     """
 
     instance: str
@@ -248,6 +270,7 @@ class WorkloadReport(Wire):
     exit_code: int | None = None
     since_ms: int = 0
     proof: Proof | None = None
+    origin: Origin | None = None
 
 
 class Stray(Wire):

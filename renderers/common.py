@@ -14,13 +14,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from node_agent.wire import Image, Limits, Port, Readiness, Workload
+from node_agent.wire import LABEL_APP, LABEL_VERSION, Image, Limits, Port, Readiness, Workload
 from reconciler.core.desired import Instance
 
 Engine = Literal["docker", "process"]
 
-LABEL_APP = "dev.gpuaas.app"
-LABEL_VERSION = "dev.gpuaas.version"
 LABEL_ORG = "dev.gpuaas.org-id"
 LABEL_PROJECT = "dev.gpuaas.project-id"
 

@@ -5,6 +5,7 @@ Rules:
   depends on it; a new one is not accepted. The rest of the revision goes ahead.
 - An object in a file that can't be read is neither changed nor deleted, and nothing is removed in
   the scope (project, tenant, app) of a document that is invalid.
+- An instance that may only be misplaced or renamed is not taken for removed (`core.doubt`).
 - An instance whose last accepted form doesn't resolve either is held: neither launched, nor
   changed, nor removed.
 - A revision without one manifest, or without the Environment, changes nothing.
@@ -13,29 +14,38 @@ Rules:
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
-from pydantic import ValidationError
-
 from node_agent.wire import Workload
-from reconciler.core.desired import Candidate, Desired, Guards, Instance, StateObject, Target
-from reconciler.core.kinds import KINDS
+from reconciler.core.checks.capacity import Holding
+from reconciler.core.desired import (
+    Candidate,
+    Desired,
+    Guards,
+    Instance,
+    StateObject,
+    Target,
+    Term,
+)
+from reconciler.core.doubt import former_of, keep_doubted
+from reconciler.core.forms import Forms, FormsMemo, ParseAccepted, parse_accepted, to_stored
+from reconciler.core.guarding import term_of
+from reconciler.core.kinds import TOP_FOLDERS
 from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject
-from reconciler.core.resolve import Holding, Resolution, resolve
+from reconciler.core.resolve import Resolution, resolve
 from reconciler.core.validate import invalid_objects
 
-ParseAccepted = Callable[[AcceptedObject], StateObject | Problem]
 ROUNDS_MAX = 8
 """Rounds of putting back single objects; from then on a project goes back as a whole, so that a
 long chain of changes that wait for each other can't stall a pass."""
 _COMPETING = ("AppInstance", "Allocation")
-_UNREADABLE = "stored_form_unreadable"
 
 
 @runtime_checkable
@@ -52,6 +62,16 @@ class CannotRender(Protocol):
 Render = Callable[[Instance], Workload | CannotRender]
 
 
+@dataclass
+class Rendered:
+    """By instance, the last word of a renderer, with the instance and the name it was for."""
+
+    render: Render | None = None
+    made: dict[InstanceKey, tuple[Instance, InstanceKey, Target | CannotRender]] = field(
+        default_factory=dict
+    )
+
+
 @dataclass(frozen=True)
 class AcceptedState:
     """What counts now. `accepted` is to be stored; `held` says why an instance is left as it is."""
@@ -64,134 +84,136 @@ class AcceptedState:
     nodes: frozenset[str]
     guards: Guards
     environment: EnvironmentSpec | None
-
-
-def parse_accepted(stored: AcceptedObject) -> StateObject | Problem:
-    """A stored document as the object it was; a Problem when the models no longer take it."""
-    try:
-        ref = ObjectRef.parse(stored.ref)
-        document = json.loads(stored.document_json)
-        manifest = KINDS[ref.kind].model.model_validate(document)
-    except (ValueError, KeyError, ValidationError) as error:
-        what = f"the last accepted form can't be read any more ({type(error).__name__})"
-        hint = "mend the object in the repo: its newest valid form replaces the stored one"
-        return Problem(stored.path, stored.line, 1, _UNREADABLE, what, "", hint, stored.ref)
-    return StateObject(ref, stored.path, stored.line, manifest, document)
-
-
-def to_stored(found: StateObject, revision: Revision) -> AcceptedObject:
-    return AcceptedObject(str(found.ref), found.path, found.line, _json(found), revision)
-
-
-def _json(found: StateObject) -> str:
-    return json.dumps(found.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    suspended: Mapping[str, Term] = field(default_factory=dict)
+    rendered: Rendered = field(default_factory=Rendered, compare=False, repr=False)
+    """What was rendered of it already; see `to_desired`."""
 
 
 @dataclass
-class _Forms:
-    """The forms chosen so far. Objects in `settled` are in their last accepted form, or dropped."""
+class AcceptMemo:
+    """Held by whoever accepts one revision after another, and passed in each time.
 
-    last: Mapping[ObjectRef, AcceptedObject]
-    parse: ParseAccepted
-    chosen: dict[ObjectRef, StateObject] = field(default_factory=dict)
-    settled: dict[ObjectRef, str] = field(default_factory=dict)
-    unreadable: dict[ObjectRef, Problem] = field(default_factory=dict)
+    Changed in place, for the reasons given in `core.resolve.ResolveMemo`.
+    """
 
-    def put_back(self, ref: ObjectRef, why: str) -> None:
-        """Back to the last accepted form; out when there is none."""
-        self.settled[ref] = why
-        self.chosen.pop(ref, None)
-        if ref not in self.last:
-            return
-        parsed = self.parse(self.last[ref])
-        if isinstance(parsed, Problem):
-            self.unreadable[ref] = parsed
-        else:
-            self.chosen[ref] = parsed
-
-    def changed(self, ref: ObjectRef) -> bool:
-        """Whether the form chosen now is a new one, so that it can be put back."""
-        if ref in self.settled or ref not in self.chosen:
-            return False
-        stored = self.last.get(ref)
-        return stored is None or stored.document_json != _json(self.chosen[ref])
-
-    @property
-    def dropped(self) -> frozenset[ObjectRef]:
-        """In the repo, but without any accepted form."""
-        return frozenset(ref for ref in self.settled if ref not in self.chosen)
+    forms: FormsMemo = field(default_factory=FormsMemo)
+    rendered: Rendered = field(default_factory=Rendered)
 
 
 def accept(
     candidate: Candidate,
     last: Accepted,
-    parse_accepted: ParseAccepted,
+    parse: ParseAccepted,
     environment: str,
     holding: Holding | None = None,
+    memo: AcceptMemo | None = None,
 ) -> AcceptedState:
     """Merges a revision into what was accepted before, object by object, and resolves the result.
 
     `holding` are the GPUs of each instance by its record: pass it, or adding an instance may move
-    the GPUs of another in the same allocation. Problems are all those of the revision, sorted.
+    the GPUs of another in the same allocation. Problems are all those of the revision, sorted. A
+    `memo` makes it cheap where little changed, and changes nothing of what comes out.
     """
-    forms = _Forms(
-        {ObjectRef.parse(ref): stored for ref, stored in last.objects.items()}, parse_accepted
-    )
+    memo = memo or AcceptMemo()
+    forms = Forms(memo.forms.last(last), parse, memo.forms)
     problems = {*candidate.problems, *_first_choice(candidate, forms)}
-    resolution = _settle(forms, environment, candidate.revision, holding or {}, problems)
+    resolution = _settle(forms, environment, candidate, holding or {}, problems)
     problems |= {*forms.unreadable.values()}
     if resolution.environment is None:
         return _nothing_changes(candidate, last, forms, resolution, problems)
     return AcceptedState(
         revision=candidate.revision,
-        accepted=_accepted(forms, candidate.revision),
+        accepted=forms.accepted(candidate.revision),
         instances=resolution.instances,
-        held=_held(forms, resolution),
+        held=_held(forms, resolution, dict(_back_unaccepted(forms, candidate, holding or {}))),
         problems=tuple(sorted(problems)),
         nodes=resolution.nodes,
-        guards=resolution.guards,
+        guards=_guards(forms, resolution, environment),
         environment=resolution.environment,
+        suspended=_suspended_projects(forms),
+        rendered=memo.rendered,
     )
 
 
-def to_desired(state: AcceptedState, render: Render) -> Desired:
-    """The state with a workload for each instance; one that can't be rendered is held."""
+def _guards(forms: Forms, resolution: Resolution, environment: str) -> Guards:
+    """While the Environment's newest form is not accepted, nobody knows what it would have held
+    back: nothing is removed.
+    """
+    if ObjectRef("Environment", (environment,)) in forms.settled:
+        return replace(resolution.guards, removals_max=0)
+    return resolution.guards
+
+
+def to_desired(
+    state: AcceptedState, render: Render, names: Mapping[InstanceKey, InstanceKey] | None = None
+) -> Desired:
+    """The state with a workload for each instance; one that can't be rendered is held, and with it
+    what it was called before.
+
+    `names` are what nodes call instances that have another name with us (`plan.moves`). Only what
+    changed since the last call is rendered.
+    """
     targets: dict[InstanceKey, Target] = {}
     held = dict(state.held)
-    for key, instance in sorted(state.instances.items()):
-        rendered = render(instance)
-        if isinstance(rendered, Workload):
-            targets[key] = Target(instance, rendered)
-        else:
-            held[key] = f"{rendered.code}: {rendered.message}"
-    return Desired(state.revision, targets, state.nodes, state.guards, dict(sorted(held.items())))
+    for key, (instance, _, rendered) in _render(state, render, names or {}).items():
+        if isinstance(rendered, Target):
+            targets[key] = rendered
+            continue
+        held[key] = f"{rendered.code}: {rendered.message}"
+        if instance.moved_from is not None:
+            held.setdefault(instance.moved_from, f"{key} takes its place, and is held")
+    return Desired(
+        state.revision,
+        targets,
+        state.nodes,
+        state.guards,
+        dict(sorted(held.items())),
+        state.suspended,
+    )
+
+
+def _render(
+    state: AcceptedState, render: Render, names: Mapping[InstanceKey, InstanceKey]
+) -> Mapping[InstanceKey, tuple[Instance, InstanceKey, Target | CannotRender]]:
+    before = state.rendered.made if state.rendered.render is render else {}
+    made = {}
+    for key, instance in sorted(state.instances.items(), key=itemgetter(0)):
+        name, known = names.get(key, key), before.get(key)
+        if known is None or known[0] is not instance or known[1] != name:
+            found = render(replace(instance, key=name) if name != key else instance)
+            target = Target(instance, found) if isinstance(found, Workload) else found
+            known = (instance, name, target)
+        made[key] = known
+    state.rendered.render, state.rendered.made = render, made
+    return made
 
 
 # --- the first choice: what the files alone decide -----------------------------------------------
 
 
-def _first_choice(candidate: Candidate, forms: _Forms) -> Iterator[Problem]:
+def _first_choice(candidate: Candidate, forms: Forms) -> Iterator[Problem]:
     """Takes what is well-formed, and keeps what the revision can't be believed to have deleted."""
     invalid = invalid_objects(candidate)
-    for ref, found in candidate.objects.items():
-        if ref not in invalid:
-            forms.chosen[ref] = found
+    forms.chosen.update(candidate.objects)
     for ref, why in sorted(invalid.items()):
         forms.put_back(ref, why)
+    for ref, found in candidate.objects.items() if candidate.broken_paths else ():
+        if found.path in candidate.broken_paths and ref not in forms.settled:
+            forms.put_back(ref, f"{found.path} can't be read in full")
     empty = not candidate.objects and bool(forms.last)
     if empty:
         yield _empty_revision(len(forms.last))
     frozen = {_scope(path) for path in (*candidate.broken_paths, *_paths(candidate, invalid))}
-    for ref, stored in sorted(forms.last.items()):
-        if ref in forms.chosen or ref in forms.settled:
-            continue
+    forms.gone = tuple(sorted(forms.last.keys() - forms.chosen.keys() - forms.settled.keys()))
+    for ref in forms.gone:
+        stored = forms.last[ref]
         above = {*_folders(stored.path)}
         if empty:
             forms.put_back(ref, "the revision holds no manifest")
         elif stored.path in candidate.broken_paths or above & candidate.broken_paths:
             forms.put_back(ref, f"{stored.path} can't be read")
         elif above & frozen:
-            forms.put_back(ref, f"{max(above & frozen, key=len)} is in quarantine")
+            forms.put_back(ref, f"{max(above & frozen, key=len) or 'the repo'} is in quarantine")
             yield _suspended(stored, max(above & frozen, key=len))
 
 
@@ -208,8 +230,13 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _scope(path: str) -> str:
-    """The folder of the project, tenant, app or kind that a file belongs to."""
+    """The folder of the project, tenant, app or kind that a file belongs to.
+
+    One in a misspelt top folder may belong anywhere.
+    """
     parts = path.split("/")
+    if parts[0] not in TOP_FOLDERS:
+        return ""
     if parts[0] == "tenants" and len(parts) > 4 and parts[2] == "projects":
         return "/".join(parts[:4])
     if parts[0] in ("tenants", "catalog") and len(parts) > 2:
@@ -218,7 +245,7 @@ def _scope(path: str) -> str:
 
 
 def _suspended(stored: AcceptedObject, scope: str) -> Problem:
-    message = f"{stored.ref} is not removed while a document in {scope} is invalid"
+    message = f"{stored.ref} is not removed while a document in {scope or 'the repo'} is invalid"
     hint = "mend what is invalid there; the removal follows by itself"
     return Problem(stored.path, 0, 0, "removal_suspended", message, "", hint, stored.ref)
 
@@ -233,16 +260,21 @@ def _empty_revision(count: int) -> Problem:
 
 
 def _settle(
-    forms: _Forms,
+    forms: Forms,
     environment: str,
-    revision: Revision,
+    candidate: Candidate,
     holding: Holding,
     problems: set[Problem],
 ) -> Resolution:
     """Puts back what has a problem until the rest resolves. Every round puts back one at least."""
     for number in itertools.count():
         found = resolve(
-            forms.chosen, environment, revision, quarantined=forms.dropped, holding=holding
+            forms.chosen,
+            environment,
+            candidate.revision,
+            quarantined=forms.dropped,
+            holding=holding,
+            memo=forms.memo.resolved,
         )
         problems |= {*found.problems}
         if found.environment is None:
@@ -251,18 +283,26 @@ def _settle(
         reasons = {**blocked, **found.blamed}
         back = {ref: why for ref, why in sorted(reasons.items()) if forms.changed(ref)}
         if not back:
-            break
+            doubted = keep_doubted(forms, candidate, holding, forms.dropped)
+            if not doubted:
+                break
+            problems |= {*doubted}
+            continue
         if number >= ROUNDS_MAX:
             back = _widened(forms, back)
         named = {problem.object for problem in found.problems}
         for ref, why in back.items():
             if str(ref) not in named:
                 problems.add(_waits(forms.chosen[ref], why))
+            former = former_of(forms.chosen[ref])
             forms.put_back(ref, why)
+            if former is not None and former in forms.last and former not in forms.chosen:
+                # Half a rename is no removal: what was to be moved stays what it was.
+                forms.put_back(former, f"{ref} was to take its place, and is not accepted")
     return found
 
 
-def _widened(forms: _Forms, back: Mapping[ObjectRef, str]) -> dict[ObjectRef, str]:
+def _widened(forms: Forms, back: Mapping[ObjectRef, str]) -> dict[ObjectRef, str]:
     """All that changed in the projects whose instances and allocations go back."""
     owners = {r.path[:2] for r in back if r.kind in _COMPETING}
     more = [r for r in forms.chosen if r.kind in _COMPETING and r.path[:2] in owners]
@@ -275,42 +315,69 @@ def _instance_ref(key: InstanceKey) -> ObjectRef:
 
 
 def _waits(found: StateObject, why: str) -> Problem:
-    message = f"not accepted: {why}"
-    return Problem(found.path, found.line, 1, "not_accepted", message, object=str(found.ref))
+    return Problem(found.path, found.line, 1, "not_accepted", why, object=str(found.ref))
 
 
-def _held(forms: _Forms, resolution: Resolution) -> dict[InstanceKey, str]:
-    held = {key: why for key, why in resolution.blocked.items() if _instance_ref(key) in forms.last}
+def _back_unaccepted(
+    forms: Forms, candidate: Candidate, holding: Holding
+) -> Iterator[tuple[InstanceKey, str]]:
+    """What was deleted before, runs still, and is back in a form that is not accepted, with why.
+
+    Its teardown may have been held back until now; its manifest says that it is wanted.
+    """
+    for ref, why in forms.settled.items():
+        if ref.kind == "AppInstance" and ref not in forms.last and instance_key(ref) in holding:
+            yield instance_key(ref), f"not accepted: {why}"
+        found = candidate.objects.get(ref)
+        former = former_of(found) if found is not None else None
+        if former is not None and former not in forms.last and former not in forms.chosen:
+            yield instance_key(former), f"{ref} was to take its place, and is not accepted: {why}"
+    for key in sorted(holding) if candidate.unread or not candidate.objects else ():
+        ref = _instance_ref(key)
+        if ref in forms.last or ref in forms.chosen:
+            continue
+        if not candidate.objects:
+            yield key, "the revision holds no manifest"
+        elif ref.name in candidate.unread:
+            yield key, f"{candidate.unread[ref.name]}, which is not read, may hold it"
+
+
+def _held(
+    forms: Forms, resolution: Resolution, back: dict[InstanceKey, str]
+) -> dict[InstanceKey, str]:
+    blocked = resolution.blocked.items()
+    held = back | {key: why for key, why in blocked if _instance_ref(key) in forms.last}
+    for key in list(held):
+        found = forms.chosen.get(_instance_ref(key))
+        former = former_of(found) if found is not None else None
+        if former is not None and former not in forms.chosen:
+            held.setdefault(instance_key(former), f"{key} takes its place, and is held")
     for ref, problem in forms.unreadable.items():
         if ref.kind == "AppInstance":
             held[instance_key(ref)] = f"{problem.code}: {problem.message}"
     return dict(sorted(held.items()))
 
 
-def _accepted(forms: _Forms, revision: Revision) -> Accepted:
-    """The forms to store. One that didn't change keeps the revision it was accepted in."""
-    objects: dict[str, AcceptedObject] = {}
-    for ref, found in sorted(forms.chosen.items()):
-        stored = forms.last.get(ref)
-        if stored is None or (ref not in forms.settled and forms.changed(ref)):
-            objects[str(ref)] = to_stored(found, revision)
-        elif ref in forms.settled or (stored.path, stored.line) == (found.path, found.line):
-            objects[str(ref)] = stored
-        else:
-            objects[str(ref)] = replace(stored, path=found.path, line=found.line)
-    for ref in forms.unreadable:
-        objects[str(ref)] = forms.last[ref]
-    return Accepted(revision, objects)
+def _suspended_projects(forms: Forms) -> dict[str, Term]:
+    """By `tenant/project`, whether that is over or not."""
+    return {
+        "/".join(ref.path): term_of(spec.suspend)
+        for ref, found in sorted(item for item in forms.chosen.items() if item[0].kind == "Project")
+        if isinstance(spec := found.manifest.spec, ProjectSpec) and spec.suspend is not None
+    }
 
 
 def _nothing_changes(
     candidate: Candidate,
     last: Accepted,
-    forms: _Forms,
+    forms: Forms,
     resolution: Resolution,
     problems: set[Problem],
 ) -> AcceptedState:
-    """Without the Environment no instance resolves: all are held, and nothing is accepted."""
+    """Without the Environment no instance resolves: all are held, and nothing is accepted.
+
+    Nobody knows its guards either, so that removals which were waiting go on waiting.
+    """
     why = next(f"{p.code}: {p.message}" for p in resolution.problems)
     known = {*forms.last, *candidate.objects}
     keys = sorted(instance_key(ref) for ref in known if ref.kind == "AppInstance")
@@ -321,6 +388,18 @@ def _nothing_changes(
         held=dict.fromkeys(keys, why),
         problems=tuple(sorted(problems)),
         nodes=resolution.nodes | {ref.name for ref in forms.last if ref.kind == "Node"},
-        guards=Guards(),
+        guards=Guards(removals_max=0),
         environment=None,
     )
+
+
+__all__ = [
+    "AcceptMemo",
+    "AcceptedState",
+    "CannotRender",
+    "Render",
+    "accept",
+    "parse_accepted",
+    "to_desired",
+    "to_stored",
+]

@@ -32,12 +32,14 @@ class Candidate:
     """One revision as read: the objects that are well-formed, and every problem found on the way.
 
     `broken_paths` are files whose documents could not all be read: what they held is not known.
+    `unread` are names that such a file bears, or one that is not read at all, with its path.
     """
 
     revision: Revision
     objects: Mapping[ObjectRef, StateObject]
     problems: tuple[Problem, ...] = ()
     broken_paths: frozenset[str] = frozenset()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Policy:
     control_plane_scope: str
     runtime_backend: str
     tenant_boundary_mode: str
+
+
+@dataclass(frozen=True)
+class Term:
+    """An exception with an end: who, why, until when."""
+
+    by: str
+    reason: str
+    until_ms: int
 
 
 @dataclass(frozen=True)
@@ -82,14 +93,69 @@ class Instance:
     """The manifest's access instructions, a template for `gpuaas status`."""
     may_start: bool = True
     """False for a version that takes no new instances (deprecated): what runs goes on."""
+    depends_on: tuple[InstanceKey, ...] = ()
+    """Instances that must be ready before this one starts, and that go after it."""
+    moved_from: InstanceKey | None = None
+    """What it was called before: a record of that name becomes this one's."""
+    suspend: Term | None = None
+    """Its own or its project's; the one that ends last."""
 
 
 @dataclass(frozen=True)
-class Guards:
-    """Bounds on what one pass may remove, from the Environment."""
+class Budget:
+    """Removals under way at once, by count and by share of what there is; the lower counts."""
 
     removals_max: int = 5
     removals_max_percent: int = 30
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A set of removals over budget that a person agreed to, by its id."""
+
+    removals: str
+    reason: str
+    until_ms: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """When changes may (allow) or may not (deny) be made. `days` are 0 (Monday) to 6 and name the
+    day it starts on; minutes count from midnight, `end_minute` <= `start_minute` is the next day.
+    """
+
+    name: str
+    kind: Literal["allow", "deny"]
+    days: frozenset[int]
+    start_minute: int
+    end_minute: int
+    time_zone: str
+    projects: frozenset[str] = frozenset()
+    """`tenant/project`; empty: all."""
+
+
+@dataclass(frozen=True)
+class IgnoreRule:
+    """Findings, or drift, that are known and left alone until then. Patterns are globs."""
+
+    objects: tuple[str, ...]
+    codes: frozenset[str]
+    term: Term
+
+
+@dataclass(frozen=True)
+class Guards(Budget):
+    """What holds changes back, from the Environment; the inherited fields bound the whole pass."""
+
+    per_node: Budget | None = None
+    per_kind: Mapping[str, Budget] = field(default_factory=dict)
+    tombstones: bool = False
+    approvals: tuple[Approval, ...] = ()
+    windows: tuple[Window, ...] = ()
+    break_glass: Term | None = None
+    suspend: Term | None = None
+    ignore: tuple[IgnoreRule, ...] = ()
+    manual: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,3 +178,5 @@ class Desired:
     nodes: frozenset[str] = frozenset()
     guards: Guards = Guards()
     held: Mapping[InstanceKey, str] = field(default_factory=dict)
+    suspended: Mapping[str, Term] = field(default_factory=dict)
+    """`tenant/project` → why nothing may happen there; also to what its files no longer name."""

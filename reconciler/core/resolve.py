@@ -6,20 +6,34 @@ Rules:
   one of something it depends on. Only a decommissioned one whose references are gone is in neither.
 - Same objects, same answer. The only memory is `holding`: which GPUs an instance has now, so that
   it keeps them (see `core.checks.capacity`).
+- A `ResolveMemo` makes the next answer cheap and never another one: what it keeps is taken over
+  where everything it was made from is the same object as before (`is`), and made anew elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import is_, itemgetter
+from typing import Any
 
-from node_agent.wire import LAYOUT_PREFIX
+from reconciler.core.build import build_instance
 from reconciler.core.checks import capacity, catalog, references
-from reconciler.core.checks.capacity import Demand
+from reconciler.core.checks.capacity import Demand, Holding, PortClaim
 from reconciler.core.checks.catalog import Launch
-from reconciler.core.checks.instances import INSTANCE_CHECKS, Case, image_for, modes
-from reconciler.core.desired import Guards, Instance, Policy, StateObject
+from reconciler.core.checks.instances import (
+    OWN_CHECKS,
+    SHARED_CHECKS,
+    Case,
+    Setting,
+    image_for,
+    policy_of,
+)
+from reconciler.core.checks.world_checks import Found, world_findings
+from reconciler.core.desired import Guards, Instance, StateObject
+from reconciler.core.guarding import guards_of
+from reconciler.core.kinds.allocation import AllocationSpec
+from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.names import (
@@ -30,10 +44,9 @@ from reconciler.core.names import (
     nearest,
 )
 from reconciler.core.problems import Problem
-from reconciler.core.world import Entry, Finding, Path, World, build_world
+from reconciler.core.world import Entry, Finding, Group, Path, World, build_world, likeness_of
 
-Holding = Mapping[InstanceKey, tuple[str, ...]]
-"""Instance → the GPU UUIDs it holds by its record, until its teardown is proved."""
+Member = Entry[AppInstanceSpec]
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,81 @@ class Resolution:
     blamed: Mapping[ObjectRef, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Instances that refer to the same, and what that is.
+
+    `refers` is all that `setting` is made from; without a setting, something is missing.
+    `faulty`: one of the checks that they share finds something.
+    """
+
+    entries: Group[AppInstanceSpec]
+    refers: tuple[Any, ...]
+    there: tuple[Entry[Part], ...]
+    setting: Setting | None
+    faulty: bool
+
+    @property
+    def allocation(self) -> str:
+        return self.entries[0].spec.placement_intent.allocation
+
+
+Stale = Mapping[Path, _Batch]
+"""Instances of which something is new, by path, with the batch they are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """An allocation and those in it: whether they fit, and the host ports they ask for."""
+
+    lease: Entry[AllocationSpec]
+    members: Group[AppInstanceSpec]
+    findings: tuple[Finding, ...]
+    ports: tuple[PortClaim, ...]
+
+
+@dataclass
+class _Kept:
+    """Everything of the last resolution that the next may take over; tables by instance."""
+
+    world: World | None = None
+    launches: Mapping[Path, Launch] = field(default_factory=dict)
+    found: Found = field(default_factory=dict)
+    batches: dict[Path, _Batch] = field(default_factory=dict)
+    shares: dict[Path, _Share] = field(default_factory=dict)
+    holders: Mapping[str, int] = field(default_factory=dict)
+    demands: dict[Path, Demand] = field(default_factory=dict)
+    faulty: set[Path] = field(default_factory=set)
+    gpus: dict[InstanceKey, tuple[str, ...]] = field(default_factory=dict)
+    built: dict[InstanceKey, Instance] = field(default_factory=dict)
+
+    def forget(self, path: Path) -> None:
+        key = InstanceKey("/".join(path))
+        self.demands.pop(path, None)
+        self.faulty.discard(path)
+        self.gpus.pop(key, None)
+        self.built.pop(key, None)
+
+
+@dataclass
+class ResolveMemo:
+    """Held by whoever resolves one revision after another, and passed in each time.
+
+    A cache that is changed in place, and belongs to its caller: handing out a new one each time
+    would copy tables of a hundred thousand instances to replace one. It is taken out while it is
+    worked on, so that after an exception nothing half-done is left.
+    """
+
+    _kept: _Kept | None = field(default=None, repr=False)
+
+    def take(self) -> _Kept:
+        kept, self._kept = self._kept or _Kept(), None
+        return kept
+
+    def put_back(self, kept: _Kept) -> None:
+        self._kept = kept
+
+
 def resolve(
     objects: Mapping[ObjectRef, StateObject],
     environment: str,
@@ -61,35 +149,40 @@ def resolve(
     *,
     quarantined: frozenset[ObjectRef] = frozenset(),
     holding: Holding | None = None,
+    memo: ResolveMemo | None = None,
 ) -> Resolution:
     """Resolves everything for the Environment called `environment`.
 
     `quarantined` objects are in the repo but not accepted: a reference to one says so.
     """
-    world = build_world(objects, quarantined, holding or {})
+    memo = memo or ResolveMemo()
+    kept = memo.take()
+    before, world = kept.world, build_world(objects, quarantined, holding or {}, kept.world)
     named = world.environments.get((environment,))
     if named is None:
         return _without_environment(world, environment, revision)
-    launches = {path: catalog.compile_launch(e.spec) for path, e in world.versions.items()}
-    demands = _demands(world, launches)
-    findings = list(_world_findings(world, launches, demands))
-    cases = _cases(world, named.spec, launches, demands)
-    whole = [case for case in cases.values() if isinstance(case, Case)]
-    findings += [
-        found
-        for case in whole
-        if case.entry.spec.desired != "decommissioned"
-        for check in INSTANCE_CHECKS
-        for found in check(case)
+    stale = _look_up(kept, world, named.spec)
+    findings = [
+        *_missing_references(kept, world),
+        *world_findings(world, before, kept.found),
+        *catalog.check_launch_schema(world, kept.launches),
     ]
-    blocked = _blocked(cases, world, _culprits(findings))
-    gpus = capacity.assign_gpus(world, demands)
-    built = (_instance(c, gpus) for c in whole if instance_key(c.entry.ref) not in blocked)
+    moved = _share_out(kept, world, stale)
+    findings += [found for _, share in sorted(kept.shares.items()) for found in share.findings]
+    claims = (claim for _, share in sorted(kept.shares.items()) for claim in share.ports)
+    findings += [*capacity.check_host_ports(claims), *_instance_findings(kept, world, stale)]
+    _build(kept, world, {**stale, **moved})
+    kept.world = world
+    blocked = _blocked(kept, world, _culprits(findings))
+    instances = {**kept.built}
+    for key in blocked:
+        instances.pop(key, None)
+    memo.put_back(kept)
     return Resolution(
         revision=revision,
-        instances={found.key: found for found in built},
+        instances=instances,
         nodes=frozenset(entry.name for entry in world.nodes.values()),
-        guards=_guards(named.spec),
+        guards=guards_of(named.spec),
         environment=named.spec,
         problems=tuple(sorted({found.problem for found in findings})),
         blocked=blocked,
@@ -97,14 +190,25 @@ def resolve(
     )
 
 
-def _without_environment(world: World, environment: str, revision: Revision) -> Resolution:
+def _why_none(world: World, environment: str) -> tuple[str, str]:
+    """What to say of an environment that there is not, and what to do."""
     known = sorted(entry.name for entry in world.environments.values())
+    broken = sorted(ref.name for ref in world.quarantined if ref.kind == "Environment")
+    if environment in broken or (broken and not environment and not known):
+        name = environment or broken[0]
+        why = f"Environment/{name} is invalid, so nothing can be checked against it"
+        return why, "mend it first"
     near = nearest(environment, known)
     hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
     if not known:
         name = environment or "<name>"
         hint = f"no Environment is there: add environments/{name}.yaml, or look in another folder"
-    what = f"Environment/{environment} does not exist" if environment else "no environment is named"
+    why = f"Environment/{environment} does not exist" if environment else "no environment is named"
+    return why, hint
+
+
+def _without_environment(world: World, environment: str, revision: Revision) -> Resolution:
+    what, hint = _why_none(world, environment)
     path = f"environments/{environment}.yaml" if environment else "environments"
     ref = f"Environment/{environment}" if environment else ""
     problem = Problem(path, 0, 0, "unknown_environment", what, hint=hint, object=ref)
@@ -120,42 +224,188 @@ def _without_environment(world: World, environment: str, revision: Revision) -> 
     )
 
 
-def _demands(world: World, launches: Mapping[Path, Launch]) -> Mapping[Path, Demand]:
-    """Demand by instance path."""
-    demands = {}
-    for path, entry in world.instances.items():
-        at = (entry.spec.app, entry.spec.version)
-        version = world.versions.get(at)
-        lease = world.allocations.get((*path[:2], entry.spec.placement_intent.allocation))
-        demands[path] = capacity.demand_of(
-            entry,
-            version.spec if version else None,
-            launches[at].defaults if version else {},
-            lease.spec if lease else None,
+# --- what instances refer to ---------------------------------------------------------------------
+
+
+def _look_up(kept: _Kept, world: World, environment: EnvironmentSpec) -> Stale:
+    """Looks up what instances refer to. Returns those of which anything at all is new."""
+    kept.launches = _launches(kept, world)
+    for path in sorted(world.changed.get("AppInstance", ())):
+        if path not in world.instances:
+            kept.forget(path)
+    for likeness in sorted(kept.batches.keys() - world.alike.keys()):
+        del kept.batches[likeness]
+    stale: dict[Path, _Batch] = {}
+    for likeness, entries in world.alike.items():
+        refers = _refers(world, environment, likeness)
+        batch = kept.batches.get(likeness)
+        known: frozenset[int] = frozenset()
+        if batch is not None and all(map(is_, batch.refers, refers)):
+            if batch.entries is entries:
+                continue
+            known = frozenset(map(id, batch.entries))
+        kept.batches[likeness] = batch = _batch(kept, world, entries, refers)
+        stale.update({entry.path: batch for entry in entries if id(entry) not in known})
+    for path, batch in stale.items():
+        entry = world.instances[path]
+        kept.demands[path] = _demand(kept, batch, entry)
+        kept.gpus.pop(instance_key(entry.ref), None)
+    return stale
+
+
+def _launches(kept: _Kept, world: World) -> Mapping[Path, Launch]:
+    before = kept.world.versions if kept.world else {}
+    if world.versions is before:
+        return kept.launches
+    forms: catalog.Forms = {}
+    return {
+        path: kept.launches[path]
+        if before.get(path) is entry
+        else catalog.compile_launch(entry.spec, forms)
+        for path, entry in world.versions.items()
+    }
+
+
+def _refers(world: World, environment: EnvironmentSpec, likeness: Path) -> tuple[Any, ...]:
+    """All that instances of one likeness depend on; None for what is not there."""
+    tenant, project, app, version, allocation = likeness
+    owner, at = (tenant, project), (app, version)
+    lease = world.allocations.get((*owner, allocation))
+    node = world.nodes.get((lease.spec.node,)) if lease else None
+    wanted = world.versions.get(at)
+    image = image_for(wanted.spec, node.spec.accelerator_family) if wanted and node else None
+    return (
+        world.tenants.get((tenant,)),
+        world.projects.get(owner),
+        node,
+        lease,
+        world.apps.get((app,)),
+        wanted,
+        world.promotions.get(at),
+        world.entitlements.get((*owner, app)),
+        environment,
+        world.registered.get(image or "", ()),
+    )
+
+
+def _batch(
+    kept: _Kept, world: World, entries: Group[AppInstanceSpec], refers: tuple[Any, ...]
+) -> _Batch:
+    *needs, environment, registrations = refers
+    there = tuple(found for found in needs if found is not None)
+    if len(there) < len(needs):
+        return _Batch(entries, refers, there, None, faulty=False)
+    tenant, project, node, lease, app, version, promotion, entitlement = needs
+    image = image_for(version.spec, node.spec.accelerator_family)
+    setting = Setting(
+        environment=environment,
+        tenant=tenant,
+        project=project,
+        app=app,
+        version=version,
+        launch=kept.launches[version.path],
+        promotion=promotion,
+        entitlement=entitlement,
+        allocation=lease,
+        node=node,
+        image=image,
+        standing=catalog.standing(registrations, project.path),
+        policy=policy_of(environment, entitlement.spec, version.spec, None),
+    )
+    one = Case(world, setting, entries[0], Demand(0, 0, 0, None))
+    faulty = any(True for check in SHARED_CHECKS for _ in check(one))
+    return _Batch(entries, refers, there, setting, faulty)
+
+
+def _demand(kept: _Kept, batch: _Batch, entry: Member) -> Demand:
+    _, _, _, lease, _, version, *_ = batch.refers
+    return capacity.demand_of(
+        entry,
+        version.spec if version else None,
+        kept.launches[version.path].form.defaults if version else {},
+        lease.spec if lease else None,
+    )
+
+
+# --- what is wrong with them ---------------------------------------------------------------------
+
+
+def _missing_references(kept: _Kept, world: World) -> Iterator[Finding]:
+    partial = sorted(likeness for likeness, b in kept.batches.items() if b.setting is None)
+    for likeness in partial:
+        for entry in kept.batches[likeness].entries:
+            yield from references.check_instance(world, entry)
+
+
+def _share_out(kept: _Kept, world: World, stale: Stale) -> Stale:
+    """Shares out what is leased. Returns the instances whose GPUs are others than before."""
+    touched = {(*path[:2], batch.allocation) for path, batch in stale.items()}
+    touched |= _disturbed(kept, world)
+    moved: dict[Path, _Batch] = {}
+    shares: dict[Path, _Share] = {}
+    for path, members in world.members.items():
+        lease, share = world.allocations.get(path), kept.shares.get(path)
+        if lease is None:
+            continue
+        same = share is not None and share.lease is lease and share.members is members
+        if share is not None and same and path not in touched:
+            shares[path] = share
+            continue
+        shares[path] = _Share(
+            lease,
+            members,
+            tuple(capacity.check_members_fit(lease, members, kept.demands)),
+            capacity.ports_asked(lease, members, kept.demands),
         )
-    return demands
+        gpus = capacity.assign_gpus(lease.spec, members, kept.demands, world.holding, kept.holders)
+        for member in members:
+            key = instance_key(member.ref)
+            uuids = gpus.get(key, ())
+            if uuids != kept.gpus.get(key, ()):
+                kept.gpus[key] = uuids
+                moved[member.path] = kept.batches[likeness_of(member)]
+    kept.shares = shares
+    return moved
 
 
-def _world_findings(
-    world: World, launches: Mapping[Path, Launch], demands: Mapping[Path, Demand]
-) -> Iterator[Finding]:
-    yield from references.check_references(world)
-    yield from catalog.check_runtime_kind(world)
-    yield from catalog.check_launch_schema(world, launches)
-    yield from catalog.check_promoted_images(world)
-    yield from capacity.check_lease_gpus(world)
-    yield from capacity.check_gpu_leased_once(world)
-    yield from capacity.check_exclusive_lease(world)
-    yield from capacity.check_leases_fit_node(world)
-    yield from capacity.check_members_fit_lease(world, demands)
-    yield from capacity.check_host_ports(world, demands)
+def _disturbed(kept: _Kept, world: World) -> set[Path]:
+    """Allocations with a GPU that is held by others than before."""
+    before = kept.world.holding if kept.world else {}
+    if before == world.holding:
+        return set()
+    kept.holders = capacity.holders_of(world.holding)
+    others = {gpu for _, held in before.items() ^ world.holding.items() for gpu in held}
+    return {path for path, s in kept.shares.items() if not others.isdisjoint(s.lease.spec.gpus)}
+
+
+def _instance_findings(kept: _Kept, world: World, stale: Stale) -> Iterator[Finding]:
+    """Of those that are new, and those that had something wrong before."""
+    for path in sorted(stale.keys() | kept.faulty):
+        entry = world.instances[path]
+        batch = stale[path] if path in stale else kept.batches[likeness_of(entry)]
+        found = list(_checked(kept, world, batch, entry))
+        if found:
+            kept.faulty.add(path)
+        else:
+            kept.faulty.discard(path)
+        yield from found
+
+
+def _checked(kept: _Kept, world: World, batch: _Batch, entry: Member) -> Iterator[Finding]:
+    if batch.setting is None or entry.spec.desired == "decommissioned":
+        return
+    case = Case(world, batch.setting, entry, kept.demands[entry.path])
+    for check in (*SHARED_CHECKS, *OWN_CHECKS) if batch.faulty else OWN_CHECKS:
+        yield from check(case)
 
 
 def _culprits(findings: Iterable[Finding]) -> dict[ObjectRef, str]:
-    """The first problem of each culprit, as a reason."""
+    """The first problem of each culprit that blocks, as a reason."""
     reasons: dict[ObjectRef, str] = {}
     for found in findings:
-        reasons.setdefault(found.involved[0], f"{found.problem.code}: {found.problem.message}")
+        if found.blocks:
+            reason = f"{found.problem.code}: {found.problem.message}"
+            reasons.setdefault(found.involved[0], reason)
     return reasons
 
 
@@ -168,130 +418,40 @@ def _blamed(findings: Iterable[Finding]) -> dict[ObjectRef, str]:
     return reasons
 
 
-def _cases(
-    world: World,
-    environment: EnvironmentSpec,
-    launches: Mapping[Path, Launch],
-    demands: Mapping[Path, Demand],
-) -> dict[Path, Case | tuple[Entry[Part], ...]]:
-    """By instance path: the Case, or what there is of its references when not all are there."""
-    cases: dict[Path, Case | tuple[Entry[Part], ...]] = {}
-    for path, entry in world.instances.items():
-        spec, at = entry.spec, (entry.spec.app, entry.spec.version)
-        lease = world.allocations.get((*path[:2], spec.placement_intent.allocation))
-        needs = (
-            world.tenants.get(path[:1]),
-            world.projects.get(path[:2]),
-            world.nodes.get((lease.spec.node,)) if lease else None,
-            lease,
-            world.apps.get(at[:1]),
-            world.versions.get(at),
-            world.promotions.get(at),
-            world.entitlements.get((*path[:2], spec.app)),
-        )
-        tenant, project, node, lease, app, version, promotion, entitlement = needs
-        if not (tenant and project and node and lease) or not (
-            app and version and promotion and entitlement
-        ):
-            cases[path] = tuple(found for found in needs if found is not None)
-            continue
-        image = image_for(version.spec, node.spec.accelerator_family)
-        cases[path] = Case(
-            world=world,
-            environment=environment,
-            entry=entry,
-            tenant=tenant,
-            project=project,
-            app=app,
-            version=version,
-            launch=launches[at],
-            promotion=promotion,
-            entitlement=entitlement,
-            allocation=lease,
-            node=node,
-            demand=demands[path],
-            image=image,
-            standing=catalog.standing(world.registered.get(image or "", ()), path[:2]),
-        )
-    return cases
-
-
 def _blocked(
-    cases: Mapping[Path, Case | tuple[Entry[Part], ...]],
-    world: World,
-    culprits: Mapping[ObjectRef, str],
+    kept: _Kept, world: World, culprits: Mapping[ObjectRef, str]
 ) -> dict[InstanceKey, str]:
     """Instances with a problem of their own, or that depend on something with one."""
-    blocked: dict[InstanceKey, str] = {}
-    for path, case in cases.items():
-        entry = world.instances[path]
-        if entry.spec.desired == "decommissioned":
-            continue
-        why = culprits.get(entry.ref)
-        there = case.dependencies if isinstance(case, Case) else case
-        if why is None and culprits:
-            reasons = ((e.ref, culprits[e.ref]) for e in there if e.ref in culprits)
-            why = next((f"{ref}: {reason}" for ref, reason in reasons), None)
+    reasons: dict[Path, str] = {}
+    for batch in kept.batches.values() if culprits else ():
+        about = ((e.ref, culprits[e.ref]) for e in batch.there if e.ref in culprits)
+        why = next((f"{ref}: {reason}" for ref, reason in about), None)
         if why is not None:
-            blocked[instance_key(entry.ref)] = why
-    return blocked
+            reasons.update({entry.path: why for entry in batch.entries})
+    for ref, why in culprits.items():
+        if ref.kind == "AppInstance":
+            reasons[ref.path] = why
+    return {
+        InstanceKey("/".join(path)): why
+        for path, why in sorted(reasons.items())
+        if world.instances[path].spec.desired != "decommissioned"
+    }
 
 
-def _instance(case: Case, gpus: Holding) -> Instance:
-    spec, profile = case.version.spec, case.version.spec.runtime_profile
-    key = instance_key(case.entry.ref)
-    image = case.image or spec.artifact_ref
-    uuids = gpus.get(key, ()) if case.entry.spec.desired != "decommissioned" else ()
-    asked = case.demand
-    (_, _, _, operating_mode), (_, _, _, control_plane_scope) = modes(case)
-    return Instance(
-        key=key,
-        ref=case.entry.ref,
-        org_id=case.tenant.spec.org_id,
-        project_id=case.project.spec.project_id,
-        app=case.entry.spec.app,
-        version=case.entry.spec.version,
-        artifact=case.launch.keys[image],
-        node=case.node.name,
-        run=case.entry.spec.desired,
-        policy=Policy(
-            operating_mode=operating_mode,
-            control_plane_scope=control_plane_scope,
-            runtime_backend=profile.kind,
-            tenant_boundary_mode=case.environment.defaults.tenant_boundary_mode,
-        ),
-        registry_endpoint=_registry(case.environment),
-        registry_plain_http=case.environment.registry.plain_http,
-        command=profile.command,
-        env=case.launch.env,
-        ports=tuple(
-            (port.name, port.container, asked.host_port if index == 0 else None)
-            for index, port in enumerate(profile.ports)
-        ),
-        readiness=case.launch.health,
-        stop_grace_s=profile.stop_grace_s,
-        cpu_millis=asked.cpu_millis,
-        memory_mib=asked.memory_mib,
-        shm_mib=profile.shm_mib,
-        gpu_vendor=_vendor(case, uuids),
-        gpu_uuids=uuids,
-        access=spec.access.instructions if spec.access else "",
-        # What is deprecated takes no new instances; running ones go on.
-        may_start="deprecated" not in (case.promotion.spec.state, case.standing),
-    )
+# --- what comes out ------------------------------------------------------------------------------
 
 
-def _registry(environment: EnvironmentSpec) -> str:
-    """host:port, or `layout:` and a folder, as `wire.Image.registry` takes it."""
-    folder = environment.registry.layout_path
-    return f"{LAYOUT_PREFIX}{folder}" if folder else environment.registry.endpoint
-
-
-def _vendor(case: Case, uuids: tuple[str, ...]) -> Literal["nvidia", "amd"] | None:
-    found = (gpu.vendor for gpu in case.node.spec.accelerators if gpu.uuid in uuids)
-    return next(found, None)
-
-
-def _guards(environment: EnvironmentSpec) -> Guards:
-    bounds = environment.guards
-    return Guards(bounds.removals_max, bounds.removals_max_percent)
+def _build(kept: _Kept, world: World, stale: Stale) -> None:
+    """Makes these instances anew; `kept.built` stays in the order of its keys."""
+    more = False
+    for path, batch in stale.items():
+        entry = world.instances[path]
+        key = instance_key(entry.ref)
+        if batch.setting is None:
+            kept.built.pop(key, None)
+            continue
+        more = more or key not in kept.built
+        case = Case(world, batch.setting, entry, kept.demands[path])
+        kept.built[key] = build_instance(case, kept.gpus.get(key, ()))
+    if more:
+        kept.built = dict(sorted(kept.built.items(), key=itemgetter(0)))

@@ -1,7 +1,10 @@
 """The objects of one revision, grouped once so that every check is a look-up.
 
 Rules:
-- Built in one walk over the objects; tables and groups are sorted by path and never change.
+- Tables are sorted by path, groups by what they are grouped by; none ever changes once built.
+- A world is built from the one before: an object that is the same object (`is`) keeps its Entry, a
+  table or group without any change is the same table or group. What is derived from them can be
+  kept as long as they are the same, and a comparison costs nothing.
 - A `Finding` is a Problem and the objects whose newest form may be what is wrong: acceptance puts
   those back to their last accepted form.
 - A decommissioned instance takes no capacity and is checked by nobody: it can always be removed.
@@ -10,9 +13,10 @@ Rules:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from reconciler.core.desired import StateObject
 from reconciler.core.kinds.allocation import AllocationSpec
@@ -23,22 +27,28 @@ from reconciler.core.kinds.artifact import ArtifactSpec
 from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.entitlement import EntitlementSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.kinds.fleet_policy import FleetPolicySpec
+from reconciler.core.kinds.identity import IdentitySpec
 from reconciler.core.kinds.node import NodeSpec
+from reconciler.core.kinds.platform_release import PlatformReleaseSpec
 from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.kinds.promotion import PromotionSpec
+from reconciler.core.kinds.role_binding import RoleBindingSpec
+from reconciler.core.kinds.service_account import ServiceAccountSpec
 from reconciler.core.kinds.tenant import TenantSpec
+from reconciler.core.kinds.trust_policy import TrustPolicySpec
 from reconciler.core.names import InstanceKey, ObjectRef, nearest
 from reconciler.core.problems import Problem
 
 S = TypeVar("S", bound=Part)
 S_co = TypeVar("S_co", bound=Part, covariant=True)
+K = TypeVar("K")
 Path = tuple[str, ...]
 HINTS_MAX = 100
 """Words looked up for a did-you-mean hint: a look-up walks all known names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[S_co]):
+class Entry(NamedTuple, Generic[S_co]):
     """One object with its spec typed. `path` is the scope path of its ref, not a file."""
 
     object: StateObject
@@ -58,14 +68,20 @@ class Entry(Generic[S_co]):
 
 
 Table = Mapping[Path, Entry[S]]
+Group = tuple[Entry[S], ...]
+Paths = Set[Path]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem and every object involved; the first is the culprit that the problem names."""
+    """A problem and every object involved; the first is the culprit that the problem names.
+
+    `blocks`: what depends on the culprit can't go ahead. Nobody involved: it is told, no more.
+    """
 
     problem: Problem
     involved: tuple[ObjectRef, ...]
+    blocks: bool = True
 
 
 Findings = Iterator[Finding]
@@ -88,14 +104,37 @@ def finding(
     return Finding(problem, (where.ref, *involved))
 
 
+_FIELDS: Mapping[str, str] = {
+    "Environment": "environments",
+    "Tenant": "tenants",
+    "Project": "projects",
+    "Node": "nodes",
+    "App": "apps",
+    "AppVersion": "versions",
+    "Promotion": "promotions",
+    "Entitlement": "entitlements",
+    "Allocation": "allocations",
+    "Artifact": "artifacts",
+    "AppInstance": "instances",
+    "TrustPolicy": "trust_policies",
+    "Identity": "identities",
+    "RoleBinding": "role_bindings",
+    "FleetPolicy": "fleet_policies",
+    "PlatformRelease": "releases",
+    "ServiceAccount": "service_accounts",
+}
+"""Kind → the World's table of it."""
+
+
 @dataclass(frozen=True)
 class World:
     """Tables by scope path, and the groups that cross-checks walk.
 
-    `members` are the instances of an allocation, `leases` the active allocations of a node,
-    `registered` the Artifacts of one `repository@digest`, `offers` an app's active versions.
-    `quarantined` objects exist in the
-    repo but are not accepted.
+    `members` are the instances of an allocation, `alike` those of one project, app, version and
+    allocation (decommissioned ones included), `linked` those that name another. `leases` are the
+    active allocations of a node, `registered` the Artifacts of one `repository@digest`, `offers` an
+    app's active versions. `quarantined` objects exist in the repo but are not accepted. `objects`
+    is what it was built from, `changed` what differs from the world before, by kind.
     """
 
     environments: Table[EnvironmentSpec]
@@ -109,38 +148,42 @@ class World:
     allocations: Table[AllocationSpec]
     artifacts: Table[ArtifactSpec]
     instances: Table[AppInstanceSpec]
-    quarantined: frozenset[ObjectRef]
-    holding: Mapping[InstanceKey, tuple[str, ...]]
-    members: Mapping[Path, tuple[Entry[AppInstanceSpec], ...]] = field(init=False)
-    leases: Mapping[str, tuple[Entry[AllocationSpec], ...]] = field(init=False)
-    registered: Mapping[str, tuple[Entry[ArtifactSpec], ...]] = field(init=False)
-    offers: Mapping[str, tuple[str, ...]] = field(init=False)
+    trust_policies: Table[TrustPolicySpec]
+    identities: Table[IdentitySpec]
+    role_bindings: Table[RoleBindingSpec]
+    fleet_policies: Table[FleetPolicySpec]
+    releases: Table[PlatformReleaseSpec]
+    service_accounts: Table[ServiceAccountSpec]
+    quarantined: frozenset[ObjectRef] = frozenset()
+    holding: Mapping[InstanceKey, tuple[str, ...]] = field(default_factory=dict)
+    members: Mapping[Path, Group[AppInstanceSpec]] = field(default_factory=dict)
+    alike: Mapping[Path, Group[AppInstanceSpec]] = field(default_factory=dict)
+    linked: Table[AppInstanceSpec] = field(default_factory=dict)
+    leases: Mapping[str, Group[AllocationSpec]] = field(default_factory=dict)
+    registered: Mapping[str, Group[ArtifactSpec]] = field(default_factory=dict)
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    objects: Mapping[ObjectRef, StateObject] = field(default_factory=dict, repr=False)
+    changed: Mapping[str, Paths] = field(default_factory=dict, repr=False)
     _near: dict[tuple[str, Path], str] = field(init=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "members", _members(self.instances))
-        object.__setattr__(self, "leases", _leases(self.allocations))
-        object.__setattr__(self, "registered", _registered(self.artifacts))
-        object.__setattr__(self, "offers", _offers(self.promotions))
-
     def table(self, kind: str) -> Mapping[Path, Entry[Part]]:
-        return self.tables[kind]
+        found: Mapping[Path, Entry[Part]] = getattr(self, _FIELDS[kind])
+        return found
 
     @property
     def tables(self) -> Mapping[str, Mapping[Path, Entry[Part]]]:
-        return {
-            "Environment": self.environments,
-            "Tenant": self.tenants,
-            "Project": self.projects,
-            "Node": self.nodes,
-            "App": self.apps,
-            "AppVersion": self.versions,
-            "Promotion": self.promotions,
-            "Entitlement": self.entitlements,
-            "Allocation": self.allocations,
-            "Artifact": self.artifacts,
-            "AppInstance": self.instances,
-        }
+        return {kind: self.table(kind) for kind in _FIELDS}
+
+    def only_changed(self) -> World:
+        """What differs from the world before, for checks that look at each object by itself."""
+        tables: dict[str, Any] = {}
+        for kind, name in _FIELDS.items():
+            table, paths = self.table(kind), self.changed.get(kind, frozenset())
+            whole = len(paths) >= len(table)
+            tables[name] = (
+                table if whole else {path: table[path] for path in sorted(paths) if path in table}
+            )
+        return World(**tables, quarantined=self.quarantined)
 
     def did_you_mean(self, kind: str, path: Path) -> str:
         """A hint naming the nearest object of that kind in the same scope; empty when none is."""
@@ -158,51 +201,137 @@ def build_world(
     objects: Mapping[ObjectRef, StateObject],
     quarantined: frozenset[ObjectRef],
     holding: Mapping[InstanceKey, tuple[str, ...]],
+    before: World | None = None,
 ) -> World:
-    grouped: dict[str, list[StateObject]] = defaultdict(list)
-    for ref in sorted(objects, key=lambda ref: ref.path):
-        grouped[ref.kind].append(objects[ref])
+    """The world of `objects`; what they share with those of `before` is taken over from there."""
+    changed = _changes(objects, before.objects if before else {})
+    tables: dict[str, Any] = {
+        kind: _updated(kind, before.table(kind) if before else {}, changed.get(kind), objects)
+        for kind in _FIELDS
+    }
+
+    def grouped(field_name: str, kind: str, key_of: Callable[[Any], K | None]) -> Any:
+        groups = getattr(before, field_name) if before else {}
+        old = before.table(kind) if before else {}
+        return _regrouped(groups, old, tables[kind], changed.get(kind), key_of)
+
     return World(
-        environments=_table(grouped["Environment"], EnvironmentSpec),
-        tenants=_table(grouped["Tenant"], TenantSpec),
-        projects=_table(grouped["Project"], ProjectSpec),
-        nodes=_table(grouped["Node"], NodeSpec),
-        apps=_table(grouped["App"], AppSpec),
-        versions=_table(grouped["AppVersion"], AppVersionSpec),
-        promotions=_table(grouped["Promotion"], PromotionSpec),
-        entitlements=_table(grouped["Entitlement"], EntitlementSpec),
-        allocations=_table(grouped["Allocation"], AllocationSpec),
-        artifacts=_table(grouped["Artifact"], ArtifactSpec),
-        instances=_table(grouped["AppInstance"], AppInstanceSpec),
+        **{name: tables[kind] for kind, name in _FIELDS.items()},
         quarantined=quarantined,
         holding=holding,
+        members=grouped("members", "AppInstance", _allocation_of),
+        alike=grouped("alike", "AppInstance", likeness_of),
+        linked=_linked(before, tables["AppInstance"], changed.get("AppInstance")),
+        leases=grouped("leases", "Allocation", _node_of),
+        registered=grouped("registered", "Artifact", _image_of),
+        offers=before.offers
+        if before and "Promotion" not in changed
+        else _offers(tables["Promotion"]),
+        objects=dict(objects),
+        changed=changed,
     )
 
 
-def _table(objects: list[StateObject], spec_type: type[S]) -> Table[S]:
-    return {
-        found.ref.path: Entry(found, spec)
-        for found in objects
-        if isinstance(spec := found.manifest.spec, spec_type)
-    }
+def _changes(
+    objects: Mapping[ObjectRef, StateObject], before: Mapping[ObjectRef, StateObject]
+) -> dict[str, Paths]:
+    """By kind, the paths whose object is another one, new or gone."""
+    differing = [ref for ref, found in objects.items() if before.get(ref) is not found]
+    differing += [ref for ref in before if ref not in objects]
+    changed: dict[str, set[Path]] = defaultdict(set)
+    for kind, path in differing:
+        changed[kind].add(path)
+    return {**changed}
 
 
-def _members(
-    instances: Table[AppInstanceSpec],
-) -> Mapping[Path, tuple[Entry[AppInstanceSpec], ...]]:
-    groups: dict[Path, list[Entry[AppInstanceSpec]]] = defaultdict(list)
-    for path, entry in instances.items():
-        if entry.spec.desired != "decommissioned":
-            groups[*path[:2], entry.spec.placement_intent.allocation].append(entry)
-    return {path: tuple(group) for path, group in groups.items()}
+def _updated(
+    kind: str,
+    before: Mapping[Path, Entry[Any]],
+    paths: Paths | None,
+    objects: Mapping[ObjectRef, StateObject],
+) -> Mapping[Path, Entry[Any]]:
+    if not paths:
+        return before
+    table = dict(before)
+    for path in paths:
+        found = objects.get(ObjectRef(kind, path))
+        if found is None:
+            del table[path]
+        else:
+            table[path] = Entry(found, found.manifest.spec)
+    return _sorted_like(before, table)
 
 
-def _leases(allocations: Table[AllocationSpec]) -> Mapping[str, tuple[Entry[AllocationSpec], ...]]:
-    groups: dict[str, list[Entry[AllocationSpec]]] = defaultdict(list)
-    for entry in allocations.values():
-        if entry.spec.state == "active":
-            groups[entry.spec.node].append(entry)
-    return {node: tuple(group) for node, group in groups.items()}
+def _regrouped(
+    groups: Mapping[K, Group[Any]],
+    before: Mapping[Path, Entry[Any]],
+    table: Mapping[Path, Entry[Any]],
+    paths: Paths | None,
+    key_of: Callable[[Any], K | None],
+) -> Mapping[K, Group[Any]]:
+    """The groups after a change of `paths`; those that it does not touch stay the same tuples."""
+    if not paths:
+        return groups
+    joined: dict[K, list[Entry[Any]]] = defaultdict(list)
+    for path in sorted(paths):
+        left, found = before.get(path), table.get(path)
+        if left is not None and (key := key_of(left)) is not None:
+            joined[key] += ()
+        if found is not None and (key := key_of(found)) is not None:
+            joined[key].append(found)
+    after = dict(groups)
+    for key, fresh in joined.items():
+        stayed = [entry for entry in groups.get(key, ()) if entry.path not in paths]
+        after[key] = tuple(sorted([*stayed, *fresh], key=_path_of) if stayed else fresh)
+        if not after[key]:
+            del after[key]
+    return _sorted_like(groups, after)
+
+
+def _sorted_like(before: Mapping[K, Any], after: dict[K, Any]) -> dict[K, Any]:
+    """In the order of its keys, which a change of values alone does not disturb."""
+    if after.keys() <= before.keys():
+        return after
+    return dict(sorted(after.items(), key=itemgetter(0)))
+
+
+def _path_of(entry: Entry[Any]) -> Path:
+    return entry.object.ref.path
+
+
+def _allocation_of(entry: Entry[AppInstanceSpec]) -> Path | None:
+    if entry.spec.desired == "decommissioned":
+        return None
+    return (*entry.path[:2], entry.spec.placement_intent.allocation)
+
+
+def likeness_of(entry: Entry[AppInstanceSpec]) -> Path:
+    """(tenant, project, app, version, allocation)"""
+    spec = entry.spec
+    return (*entry.path[:2], spec.app, spec.version, spec.placement_intent.allocation)
+
+
+def _node_of(entry: Entry[AllocationSpec]) -> str | None:
+    return entry.spec.node if entry.spec.state == "active" else None
+
+
+def _image_of(entry: Entry[ArtifactSpec]) -> str | None:
+    spec = entry.spec
+    return None if spec.repository is None else f"{spec.repository}@{spec.digest}"
+
+
+def _linked(
+    before: World | None, instances: Table[AppInstanceSpec], paths: Paths | None
+) -> Table[AppInstanceSpec]:
+    known = before.linked if before else {}
+    if not paths:
+        return known
+    linked = {path: entry for path, entry in known.items() if path not in paths}
+    for path in paths:
+        entry = instances.get(path)
+        if entry is not None and (entry.spec.depends_on or entry.spec.moved_from):
+            linked[path] = entry
+    return dict(sorted(linked.items(), key=itemgetter(0)))
 
 
 def _offers(promotions: Table[PromotionSpec]) -> Mapping[str, tuple[str, ...]]:
@@ -211,11 +340,3 @@ def _offers(promotions: Table[PromotionSpec]) -> Mapping[str, tuple[str, ...]]:
         if entry.spec.state == "active":
             groups[app].append(version)
     return {app: tuple(versions) for app, versions in groups.items()}
-
-
-def _registered(artifacts: Table[ArtifactSpec]) -> Mapping[str, tuple[Entry[ArtifactSpec], ...]]:
-    groups: dict[str, list[Entry[ArtifactSpec]]] = defaultdict(list)
-    for entry in artifacts.values():
-        if entry.spec.repository is not None:
-            groups[f"{entry.spec.repository}@{entry.spec.digest}"].append(entry)
-    return {key: tuple(group) for key, group in groups.items()}

@@ -161,7 +161,7 @@ def objects(documents: Documents) -> dict[ObjectRef, StateObject]:
     """The documents as validated objects; a document that is invalid is the test's mistake."""
     found: dict[ObjectRef, StateObject] = {}
     for path, value in documents.items():
-        kind = kind_for_path(path)
+        kind = kind_for_path(path, value["kind"])
         assert kind is not None, path
         ref = ref_for(kind, path, value["metadata"]["name"])
         manifest = KINDS[kind.name].model.model_validate(value)

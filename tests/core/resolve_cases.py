@@ -61,6 +61,7 @@ ONE_REF, LEASE_REF = "AppInstance/acme/research/one", "Allocation/acme/research/
 OTHER_REF, FAR_REF = "Allocation/acme/research/other", "AppInstance/umbra/lab/far"
 VERSION_REF, PROMOTION_REF = "AppVersion/hello/1.0.0", "Promotion/hello/1.0.0"
 SHARED = {"operating_mode": "tenant_shared"}
+WIDE = {"allowed_operating_modes": ["tenant_dedicated", "tenant_shared"]}
 
 CASES: dict[str, tuple[Bend, str, str, str]] = {
     "no such app": (
@@ -97,8 +98,7 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         without(f"{b.PROJECT}/project.yaml"),
         ONE_REF,
         "unknown_reference",
-        "Project/acme/research does not exist "
-        "(add tenants/acme/projects/research/project.yaml)",
+        "Project/acme/research does not exist (add tenants/acme/projects/research/project.yaml)",
     ),
     "entitlement for no app": (
         lambda d: b.add(d, f"{b.PROJECT}/entitlements/hullo.yaml", {"enabled": True}),
@@ -305,6 +305,15 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         "hint_not_allowed",
         "operating_mode tenant_shared is not allowed for project acme/research (allowed: "
         "tenant_dedicated; Entitlement/acme/research/hello may allow more)",
+    ),
+    "shared, but not attached": (
+        both(
+            spec(b.INSTANCE_FILE, requested=SHARED), spec(b.ENTITLEMENT_FILE, policy_overrides=WIDE)
+        ),
+        ONE_REF,
+        "project_not_attached",
+        "a tenant_shared runtime, but Project/acme/research is not attached to it (name research "
+        "under /spec/attached_projects of Tenant/acme)",
     ),
     "too much in one allocation": (
         second(gpu_count=4),

@@ -185,7 +185,7 @@ def test_overcommitting_an_allocation_leaves_those_that_were_there_alone() -> No
     state = run(documents)
     assert {*state.instances} == {ONE, TWO}
     assert "instances a-new-one, one, two ask 6 GPUs" in said(state, "allocation_overcommitted")
-    assert "not accepted: Allocation/acme/research/lease: " in said(state, "not_accepted")
+    assert "Allocation/acme/research/lease: " in said(state, "not_accepted")
 
 
 def test_shrinking_an_allocation_below_what_is_used_is_put_back() -> None:
@@ -399,3 +399,32 @@ def test_a_stored_reference_to_an_unknown_kind_is_a_problem() -> None:
     assert isinstance(found, Problem)
     assert "can't be read any more" in str(found)
     assert isinstance(parse_accepted(one), StateObject)
+
+
+def test_a_thousand_that_ask_too_much_are_told_in_few_words() -> None:
+    """Attempted: one line more in each of very many files, told in full in each of very many."""
+    before, after = b.world(), b.world()
+    for number in range(1_000):
+        b.add_instance(after, f"hungry-{number:04}", gpu_count=0, cpu_cores=0.1, memory_gib=0.1)
+    state = accept(b.candidate(after), b.accepted(before), parse_accepted, b.ENVIRONMENT)
+    assert len(state.problems) > 1_000
+    assert max(len(problem.message) + len(problem.hint) for problem in state.problems) < 1_000
+    assert "and 993 more ask" in said(state, "allocation_overcommitted")
+
+
+def test_another_tenant_keeps_nobody_elses_instance_by_its_name() -> None:
+    before = two()
+    corp = b.add_project(before, "evil", "corp")
+    gone = {path: found for path, found in before.items() if path != TWO_FILE}
+    b.add_instance(gone, "two", corp, cpu_cores=4096)
+    state = run(gone, b.accepted(before))
+    assert {"AppInstance/evil/corp/two"} <= {problem.object for problem in state.problems}
+    assert TWO not in {**state.instances, **state.held}
+
+
+@pytest.mark.parametrize("how", ["broken", "invalid"])
+def test_nothing_is_removed_while_the_environment_is_rejected(how: str) -> None:
+    gone = {path: found for path, found in two().items() if path != TWO_FILE}
+    bad: dict[str, Any] = {how: [b.ENVIRONMENT_FILE]}
+    assert run(gone).guards.removals_max > 0
+    assert run(gone, **bad).guards.removals_max == 0

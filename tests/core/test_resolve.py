@@ -132,11 +132,13 @@ def test_a_decommissioned_instance_is_checked_by_nobody() -> None:
 
 def test_entitlements_widen_policy_and_hints_choose_within_it() -> None:
     documents = b.world()
+    spec("tenants/acme/tenant.yaml", attached_projects=["research"])(documents)
     overrides = {"allowed_operating_modes": ["tenant_shared", "tenant_dedicated"]}
     spec(b.ENTITLEMENT_FILE, policy_overrides=overrides)(documents)
     assert run(documents).instances[ONE].policy.operating_mode == "tenant_dedicated"
     spec(b.INSTANCE_FILE, requested=SHARED)(documents)
     assert run(documents).instances[ONE].policy.operating_mode == "tenant_shared"
+    assert run(documents).instances[ONE].policy.tenant_boundary_mode == "tenant_shared"
     narrow = {"allowed_operating_modes": ["tenant_shared"]}
     both(spec(b.INSTANCE_FILE, requested=None), spec(b.ENTITLEMENT_FILE, policy_overrides=narrow))(
         documents

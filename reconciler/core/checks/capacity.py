@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple
 
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app_instance import AppInstanceSpec
@@ -20,11 +21,15 @@ from reconciler.core.names import InstanceKey, instance_key
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
 Member = Entry[AppInstanceSpec]
+PortClaim = tuple[str, int, Member]
+"""(node, host port, who asks)"""
+Holding = Mapping[InstanceKey, tuple[str, ...]]
+"""Instance → the GPU UUIDs it holds by its record, until its teardown is proved."""
 _NONE: Mapping[str, object] = {}
+_NAMES_MAX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What one instance asks: its parameters, else the schema's defaults, else the version's
     minimum, else (CPU and memory) all that is leased.
     """
@@ -40,6 +45,10 @@ class Demand:
             and self.cpu_millis <= cores_millis(lease.cpu_cores)
             and self.memory_mib <= lease.memory_mib
         )
+
+
+Demands = Mapping[Path, Demand]
+"""By instance path."""
 
 
 def cores_millis(cores: float) -> int:
@@ -139,23 +148,16 @@ def _leases_fit(owner: Entry[NodeSpec], leases: tuple[Entry[AllocationSpec], ...
     ):
         if asked > there:
             message = f"the allocations on {owner.ref} lease {asked:g} {unit}, it has {there:g}"
-            hint = f"lease less, or release one of {', '.join(map(str, everyone))}"
+            hint = f"lease less, or release one of {_listed(everyone)}"
             yield finding(leases[-1], "node_overcommitted", message, pointer, hint, everyone[:-1])
 
 
-def check_members_fit_lease(world: World, demands: Mapping[Path, Demand]) -> Findings:
-    """The sum over an allocation's instances; one that doesn't fit alone is reported by itself."""
-    for path, members in world.members.items():
-        lease = world.allocations.get(path)
-        if lease is not None:
-            fitting = tuple(m for m in members if demands[m.path].fits(lease.spec))
-            yield from _members_fit(lease, fitting, demands)
-
-
-def _members_fit(
-    lease: Entry[AllocationSpec], members: tuple[Member, ...], demands: Mapping[Path, Demand]
+def check_members_fit(
+    lease: Entry[AllocationSpec], members: tuple[Member, ...], demands: Demands
 ) -> Findings:
-    asked = [demands[member.path] for member in members]
+    """The sum over an allocation's instances; one that doesn't fit alone is reported by itself."""
+    fitting = tuple(m for m in members if demands[m.path].fits(lease.spec))
+    asked = [demands[member.path] for member in fitting]
     sums = (
         (sum(d.gpus for d in asked), len(lease.spec.gpus), "GPUs", "gpu_count"),
         (sum(d.cpu_millis for d in asked) / 1000, lease.spec.cpu_cores, "CPU cores", "cpu_cores"),
@@ -163,23 +165,33 @@ def _members_fit(
     )
     for total, there, unit, parameter in sums:
         if total > there:
-            names = ", ".join(member.name for member in members)
+            names = _listed([member.name for member in fitting])
             message = f"instances {names} ask {total:g} {unit} in all, {there:g} are leased"
             hint = f"lower or state the parameter {parameter}, or lease more"
-            refs = tuple(member.ref for member in members)
+            refs = tuple(member.ref for member in fitting)
             yield finding(lease, "allocation_overcommitted", message, "/spec", hint, refs)
 
 
-def check_host_ports(world: World, demands: Mapping[Path, Demand]) -> Findings:
+def _listed(names: Sequence[object]) -> str:
+    """Some of them: whatever is not accepted for their sake says so too, each with all of this."""
+    more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+    return ", ".join(map(str, names[:_NAMES_MAX])) + more
+
+
+def ports_asked(
+    lease: Entry[AllocationSpec], members: tuple[Member, ...], demands: Demands
+) -> tuple[PortClaim, ...]:
+    """Fixed host ports that an allocation's instances ask for on its node."""
+    asked = ((member, demands[member.path].host_port) for member in members)
+    return tuple((lease.spec.node, port, member) for member, port in asked if port is not None)
+
+
+def check_host_ports(claims: Iterable[PortClaim]) -> Findings:
     """A fixed host port is asked by one instance a node."""
     asked: dict[tuple[str, int], list[Member]] = defaultdict(list)
-    for path, members in world.members.items():
-        lease = world.allocations.get(path)
-        for member in members if lease else ():
-            port = demands[member.path].host_port
-            if lease is not None and port is not None:
-                asked[lease.spec.node, port].append(member)
-    for (node, port), clashing in sorted(asked.items()):
+    for node, port, member in claims:
+        asked[node, port].append(member)
+    for (node, port), clashing in sorted(asked.items(), key=itemgetter(0)):
         for member in clashing if len(clashing) > 1 else ():
             other = clashing[1] if member is clashing[0] else clashing[0]
             message = f"host port {port} on Node/{node} is asked by {other.ref} as well"
@@ -187,26 +199,19 @@ def check_host_ports(world: World, demands: Mapping[Path, Demand]) -> Findings:
             yield finding(member, "host_port_taken", message, "/spec/parameters/host_port", hint)
 
 
+def holders_of(holding: Holding) -> Counter[str]:
+    """How many instances hold each GPU by their records."""
+    return Counter(gpu for held in holding.values() for gpu in held)
+
+
 def assign_gpus(
-    world: World, demands: Mapping[Path, Demand]
-) -> Mapping[InstanceKey, tuple[str, ...]]:
-    """GPU UUIDs of every instance that has some, sorted; see the module's rules."""
-    holders = Counter(gpu for held in world.holding.values() for gpu in held)
-    assigned: dict[InstanceKey, tuple[str, ...]] = {}
-    for path, members in world.members.items():
-        lease = world.allocations.get(path)
-        if lease is not None and lease.spec.gpus:
-            assigned.update(_assign(lease.spec, members, demands, world.holding, holders))
-    return assigned
-
-
-def _assign(
     lease: AllocationSpec,
     members: tuple[Member, ...],
-    demands: Mapping[Path, Demand],
-    holding: Mapping[InstanceKey, tuple[str, ...]],
-    holders: Counter[str],
+    demands: Demands,
+    holding: Holding,
+    holders: Mapping[str, int],
 ) -> dict[InstanceKey, tuple[str, ...]]:
+    """GPU UUIDs of every instance of an allocation, sorted; see the module's rules."""
     free = set(lease.gpus)
     fitting = [member for member in members if demands[member.path].fits(lease)]
     wanted = {instance_key(member.ref): demands[member.path].gpus for member in fitting}
@@ -214,7 +219,7 @@ def _assign(
     for key, count in wanted.items():
         kept[key] = sorted(free.intersection(holding.get(key, ())))[:count]
         free.difference_update(kept[key])
-    queue = sorted(free, key=lambda gpu: (holders[gpu], gpu))
+    queue = sorted(free, key=lambda gpu: (holders.get(gpu, 0), gpu))
     for key, count in wanted.items():
         more = max(count - len(kept[key]), 0)
         kept[key] += queue[:more]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jsonschema_rs
 
@@ -26,24 +27,50 @@ _UNREGISTERED = "unregistered"
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What all instances of an AppVersion share, made once.
-
-    `broken` says why there is no validator. `health` is `runtime_profile.health` with defaults
-    filled in, `keys` the artifact of each image the version names.
-    """
+class Form:
+    """`launch_parameters`, compiled; `broken` says why there is no validator."""
 
     validator: jsonschema_rs.Draft202012Validator | None
     broken: str
     defaults: Mapping[str, object]
+
+
+Forms = dict[str, Form]
+"""By their text: most often the form of a version is that of the version before."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What all instances of an AppVersion share, made once.
+
+    `health` is `runtime_profile.health` with defaults filled in, `keys` the artifact of each image
+    the version names.
+    """
+
+    form: Form
     health: Mapping[str, object]
     env: Mapping[str, str]
     keys: Mapping[str, ArtifactKey]
 
 
-def compile_launch(spec: AppVersionSpec) -> Launch:
-    """Compiles `launch_parameters`; nothing is fetched, patterns run in linear time."""
-    properties = spec.launch_parameters.get("properties")
+def compile_launch(spec: AppVersionSpec, forms: Forms) -> Launch:
+    """Compiles `launch_parameters`, unless `forms` has them; it gets what is new."""
+    text = json.dumps(spec.launch_parameters)
+    form = forms.get(text)
+    if form is None:
+        form = forms[text] = _compile_form(spec.launch_parameters)
+    profile = spec.runtime_profile
+    return Launch(
+        form=form,
+        health=profile.health.model_dump(mode="json", exclude_none=True),
+        env=dict(sorted(profile.env.items())),
+        keys={image: ArtifactKey.parse(image) for _, image in images(spec)},
+    )
+
+
+def _compile_form(schema: dict[str, Any]) -> Form:
+    """Nothing is fetched, patterns run in linear time."""
+    properties = schema.get("properties")
     fields = properties if isinstance(properties, dict) else {}
     defaults = {
         name: field["default"]
@@ -51,19 +78,9 @@ def compile_launch(spec: AppVersionSpec) -> Launch:
         if isinstance(field, dict) and "default" in field
     }
     try:
-        validator = compile_schema(spec.launch_parameters)
-        broken = ""
+        return Form(compile_schema(schema), "", defaults)
     except ValueError as error:
-        validator, broken = None, str(error).partition("\n")[0]
-    profile = spec.runtime_profile
-    return Launch(
-        validator=validator,
-        broken=broken,
-        defaults=defaults,
-        health=profile.health.model_dump(mode="json", exclude_none=True),
-        env=dict(sorted(profile.env.items())),
-        keys={image: ArtifactKey.parse(image) for _, image in images(spec)},
-    )
+        return Form(None, str(error).partition("\n")[0], defaults)
 
 
 def images(spec: AppVersionSpec) -> tuple[tuple[str, str], ...]:
@@ -121,8 +138,8 @@ def check_runtime_kind(world: World) -> Findings:
 
 def check_launch_schema(world: World, launches: Mapping[Path, Launch]) -> Findings:
     for path, entry in world.versions.items():
-        if launches[path].broken:
-            message = f"launch_parameters is no usable JSON Schema: {launches[path].broken}"
+        if broken := launches[path].form.broken:
+            message = f"launch_parameters is no usable JSON Schema: {broken}"
             yield finding(entry, "invalid_launch_parameters", message, "/spec/launch_parameters")
 
 

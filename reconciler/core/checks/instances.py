@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reconciler.core.checks.capacity import Demand, cores_millis, number, whole
 from reconciler.core.checks.catalog import ENGINES, Launch, in_canary
+from reconciler.core.checks.packages import PIP_PACKAGES, refused_specs
+from reconciler.core.desired import Policy
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app import AppSpec
-from reconciler.core.kinds.app_instance import AppInstanceSpec
+from reconciler.core.kinds.app_instance import AppInstanceSpec, Requested
 from reconciler.core.kinds.app_version import AppVersionSpec
-from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.entitlement import EntitlementSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.node import NodeSpec
@@ -37,16 +39,14 @@ UNDERSTOOD: Mapping[str, tuple[str, float, float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One instance with everything it refers to.
+class Setting:
+    """What all instances of one project, app, version and allocation share, looked up once.
 
-    `image` is what its node's accelerator family would run, `standing` the best state in which
-    the project sees that image registered.
+    `image` is what the node's accelerator family would run, `standing` the best state in which
+    the project sees that image registered, `policy` what is decided for those without hints.
     """
 
-    world: World
     environment: EnvironmentSpec
-    entry: Entry[AppInstanceSpec]
     tenant: Entry[TenantSpec]
     project: Entry[ProjectSpec]
     app: Entry[AppSpec]
@@ -56,19 +56,55 @@ class Case:
     entitlement: Entry[EntitlementSpec]
     allocation: Entry[AllocationSpec]
     node: Entry[NodeSpec]
-    demand: Demand
     image: str | None
     standing: str
+    policy: Policy
+
+
+class Case(NamedTuple):
+    """One instance with everything it refers to. `world` is for what is said, not for whether."""
+
+    world: World
+    setting: Setting
+    entry: Entry[AppInstanceSpec]
+    demand: Demand
+
+    @property
+    def environment(self) -> EnvironmentSpec:
+        return self.setting.environment
+
+    @property
+    def version(self) -> Entry[AppVersionSpec]:
+        return self.setting.version
+
+    @property
+    def promotion(self) -> Entry[PromotionSpec]:
+        return self.setting.promotion
+
+    @property
+    def entitlement(self) -> Entry[EntitlementSpec]:
+        return self.setting.entitlement
+
+    @property
+    def allocation(self) -> Entry[AllocationSpec]:
+        return self.setting.allocation
+
+    @property
+    def node(self) -> Entry[NodeSpec]:
+        return self.setting.node
+
+    @property
+    def image(self) -> str | None:
+        return self.setting.image
+
+    @property
+    def standing(self) -> str:
+        return self.setting.standing
 
     @property
     def owner(self) -> Path:
         """(tenant, project)"""
         return self.entry.path[:2]
-
-    @property
-    def dependencies(self) -> tuple[Entry[Part], ...]:
-        catalog = (self.app, self.version, self.promotion)
-        return (self.tenant, self.project, self.node, self.allocation, *catalog, self.entitlement)
 
 
 def image_for(version: AppVersionSpec, family: str) -> str | None:
@@ -203,7 +239,7 @@ def _parameters_valid(case: Case) -> Findings:
 
 
 def _refused_parameters(case: Case) -> list[Refusal]:
-    validator = case.launch.validator
+    validator = case.setting.launch.form.validator
     parameters = case.entry.spec.parameters
     if validator is None or validator.is_valid(parameters):
         return []
@@ -212,17 +248,32 @@ def _refused_parameters(case: Case) -> list[Refusal]:
 
 def _understood(case: Case, name: str, value: object) -> Findings:
     pointer = f"{_PARAMETERS}/{escape(name)}"
-    if name not in UNDERSTOOD:
+    if name in UNDERSTOOD:
+        kind, least, most = UNDERSTOOD[name]
+        found = number(value) if kind == "a number" else whole(value)
+        if found is None or not least <= found <= most:
+            message = f"{name} must be {kind} from {least:g} to {most:g}"
+            yield finding(case.entry, "invalid_parameter", message, pointer)
+        return
+    refused = list(_refused_packages(case, value)) if name == PIP_PACKAGES else []
+    yield from refused
+    if not refused:
         near = nearest(name, UNDERSTOOD)
         hint = f"did you mean {near}?" if near else f"supported: {', '.join(UNDERSTOOD)}"
         message = f"parameter {name} is not supported yet"
         yield finding(case.entry, "not_supported_yet", message, pointer, hint)
-        return
-    kind, least, most = UNDERSTOOD[name]
-    found = number(value) if kind == "a number" else whole(value)
-    if found is None or not least <= found <= most:
-        message = f"{name} must be {kind} from {least:g} to {most:g}"
-        yield finding(case.entry, "invalid_parameter", message, pointer)
+
+
+def _refused_packages(case: Case, value: object) -> Findings:
+    """A list of requirements, or a text with one a line."""
+    pointer = f"{_PARAMETERS}/{PIP_PACKAGES}"
+    if isinstance(value, str):
+        specs = [line for line in value.splitlines() if line.strip()]
+    else:
+        specs = [str(one) for one in value] if isinstance(value, list) else []
+    for number_of, message, hint in refused_specs(specs):
+        where = pointer if isinstance(value, str) else f"{pointer}/{number_of}"
+        yield finding(case.entry, "pip_spec_refused", message, where, hint)
 
 
 def _host_port(case: Case) -> Findings:
@@ -231,10 +282,30 @@ def _host_port(case: Case) -> Findings:
         yield finding(case.entry, "no_port", message, f"{_PARAMETERS}/host_port")
 
 
-def modes(case: Case) -> tuple[tuple[str, str, tuple[str, ...], str], ...]:
+def policy_of(
+    environment: EnvironmentSpec,
+    entitlement: EntitlementSpec,
+    version: AppVersionSpec,
+    requested: Requested | None,
+) -> Policy:
+    """What is effective, by environment and entitlement; hints choose within what is allowed."""
+    (*_, mode), (*_, scope) = _modes(environment, entitlement, requested)
+    return Policy(
+        operating_mode=mode,
+        control_plane_scope=scope,
+        runtime_backend=version.runtime_profile.kind,
+        # What several projects share keeps no project apart, whatever the default says.
+        tenant_boundary_mode="tenant_shared"
+        if mode == "tenant_shared"
+        else environment.defaults.tenant_boundary_mode,
+    )
+
+
+def _modes(
+    environment: EnvironmentSpec, entitlement: EntitlementSpec, requested: Requested | None
+) -> tuple[tuple[str, str, tuple[str, ...], str], ...]:
     """(field, hint or "", allowed, effective) of the two hints, by policy."""
-    defaults, overrides = case.environment.defaults, case.entitlement.spec.policy_overrides
-    requested = case.entry.spec.requested
+    defaults, overrides = environment.defaults, entitlement.policy_overrides
     rows = (
         (
             "operating_mode",
@@ -261,7 +332,10 @@ def _mode(
 
 
 def _hints_allowed(case: Case) -> Findings:
-    for field, hint, choices, _ in modes(case):
+    requested = case.entry.spec.requested
+    if requested is None:
+        return
+    for field, hint, choices, _ in _modes(case.environment, case.entitlement.spec, requested):
         if hint and hint not in choices:
             message = f"{field} {hint} is not allowed for project {'/'.join(case.owner)}"
             advice = f"allowed: {', '.join(choices)}; {case.entitlement.ref} may allow more"
@@ -269,7 +343,24 @@ def _hints_allowed(case: Case) -> Findings:
             yield finding(case.entry, "hint_not_allowed", message, pointer, advice)
 
 
-INSTANCE_CHECKS: tuple[Callable[[Case], Findings], ...] = (
+def _attached(case: Case) -> Findings:
+    requested, tenant = case.entry.spec.requested, case.setting.tenant
+    policy = (
+        case.setting.policy
+        if requested is None
+        else policy_of(case.environment, case.entitlement.spec, case.version.spec, requested)
+    )
+    if policy.operating_mode == "tenant_shared" and case.owner[1] not in (
+        tenant.spec.attached_projects
+    ):
+        message = f"a tenant_shared runtime, but {case.setting.project.ref} is not attached to it"
+        hint = f"name {case.owner[1]} under /spec/attached_projects of {tenant.ref}"
+        yield finding(case.entry, "project_not_attached", message, "/spec/requested", hint)
+
+
+Check = Callable[[Case], Findings]
+
+SHARED_CHECKS: tuple[Check, ...] = (
     _entitled,
     _version_offered,
     _image_visible,
@@ -279,9 +370,15 @@ INSTANCE_CHECKS: tuple[Callable[[Case], Findings], ...] = (
     _accelerator,
     _exclusive,
     _engine,
+)
+"""Whether they find something depends on the setting alone: one instance answers for all in it."""
+
+OWN_CHECKS: tuple[Check, ...] = (
     _minimum,
     _fits_allocation,
     _parameters_valid,
     _host_port,
     _hints_allowed,
+    _attached,
 )
+"""Whether they find something depends on the instance, its demand and its setting."""

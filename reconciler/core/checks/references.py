@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reconciler.core.checks.packages import newest
 from reconciler.core.kinds import KINDS
+from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.names import ObjectRef
 from reconciler.core.world import Entry, Finding, Findings, Path, World, finding
 
@@ -38,6 +40,7 @@ REFERENCES: Mapping[str, tuple[Reference, ...]] = {
         Reference("", "Project", lambda e: e.path[:2]),
         Reference("/spec/node", "Node", lambda e: (e.spec.node,)),
     ),
+    "ServiceAccount": (Reference("", "Project", lambda e: e.path[:2]),),
     "AppVersion": (Reference("", "App", lambda e: e.path[:1]),),
     "Promotion": (Reference("/metadata/name", "AppVersion", lambda e: e.path),),
     "Artifact": (
@@ -77,14 +80,18 @@ REFERENCES: Mapping[str, tuple[Reference, ...]] = {
 }
 
 
-def check_references(world: World) -> Findings:
-    """Every reference of every object; decommissioned instances are left alone."""
+def check_references(world: World, kinds: Iterable[str] = tuple(REFERENCES)) -> Findings:
+    """Every reference of every object of these kinds, instances apart."""
     tables = world.tables
-    for kind, references in REFERENCES.items():
+    for kind in kinds:
         for entry in tables[kind].values():
-            spec: Any = entry.spec
-            if kind != "AppInstance" or spec.desired != "decommissioned":
-                yield from _missing(world, tables, entry, references)
+            yield from _missing(world, tables, entry, REFERENCES[kind])
+
+
+def check_instance(world: World, entry: Entry[AppInstanceSpec]) -> Findings:
+    """Every reference of one instance; a decommissioned one is left alone."""
+    if entry.spec.desired != "decommissioned":
+        yield from _missing(world, world.tables, entry, REFERENCES["AppInstance"])
 
 
 def _missing(
@@ -104,12 +111,35 @@ def _missing(
 
 def _unknown(world: World, entry: Entry[Any], reference: Reference, path: Path) -> Finding:
     target = ObjectRef(reference.kind, path)
+    hint, code = reference.hint, reference.code
+    return missing_reference(world, entry, target, reference.pointer, code=code, hint=hint)
+
+
+def missing_reference(
+    world: World,
+    entry: Entry[Any],
+    target: ObjectRef,
+    pointer: str,
+    *,
+    code: str = "unknown_reference",
+    hint: str = "",
+) -> Finding:
+    """`entry` names `target`, which is not there: in quarantine, misspelt or never written."""
     if target in world.quarantined:
         message = f"{target} has a problem of its own"
-        hint = f"mend {target} first"
-        return finding(entry, "reference_quarantined", message, reference.pointer, hint)
-    hint = reference.hint or world.did_you_mean(reference.kind, path)
-    file = KINDS[reference.kind].path_of(path)
-    hint = hint if hint.startswith("did you mean") else f"{hint}: add {file}".removeprefix(": ")
-    message = f"{target} does not exist"
-    return finding(entry, reference.code, message, reference.pointer, hint)
+        return finding(entry, "reference_quarantined", message, pointer, f"mend {target} first")
+    hint = hint or world.did_you_mean(target.kind, target.path)
+    if target.kind == "AppVersion":
+        hint = _with_offers(world, target, hint)
+    file = KINDS[target.kind].path_of(target.path)
+    known = hint.startswith(("did you mean", "on offer"))
+    hint = hint if known else f"{hint}: add {file}".removeprefix(": ")
+    return finding(entry, code, f"{target} does not exist", pointer, hint)
+
+
+def _with_offers(world: World, target: ObjectRef, hint: str) -> str:
+    """With the newest versions on offer, unless the hint names the only one."""
+    offers = newest(world.offers.get(target.path[0], ()))
+    if not offers or (hint == f"did you mean {offers[0]}?" and len(offers) == 1):
+        return hint
+    return f"{hint} on offer: {', '.join(offers)}".strip()
