@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node_agent.envelope import seal
 from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask, VerifierKey
 from reconciler.core import lifecycle
-from reconciler.core.actions import Action, Control, Launch, Remove, action_id
+from reconciler.core.actions import (
+    Action,
+    Control,
+    Launch,
+    Move,
+    Remove,
+    Replace,
+    action_id,
+    subject_of,
+)
 from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
 from reconciler.core.plan import Plan
-from reconciler.core.records import Event, InstanceRecord, Intent
+from reconciler.core.records import Event, InstanceRecord, Intent, node_name
 from reconciler.errors import GpuaasError
 from reconciler.ports import TASK_KEY, Ports, SecretStore
 from reconciler.settings import Settings
 
 Task = LaunchTask | ControlTask | RemoveTask
+Handed = Launch | Replace | Control | Remove
 Records = Mapping[InstanceKey, InstanceRecord]
 
 
@@ -51,31 +61,50 @@ def execute(
     after = dict(records)
     events: list[Event] = []
     intents: list[Intent] = []
+    moved: set[InstanceKey] = set()
     try:
         signer = TaskSigner(ports.secrets, int(settings.task_ttl_s * 1000), now_ms)
         sequence = _Sequence(ports)
         for action in plan.actions:
-            record, made = _begun(action, desired, after.get(action.instance), now_ms)
-            if record is not None:
-                after[action.instance] = record
+            known = records.get(subject_of(action))
+            record, made = _begun(action, plan, desired, known, now_ms)
             events += made
-            if action.held is None and record is not None:
+            if record is None:
+                continue
+            after[record.key] = record
+            if isinstance(action, Move):
+                moved |= {action.moved_from} if action.held is None else set()
+            elif action.held is None:
                 task = make_task(action, record, sequence.next(action.node), signer)
                 intents.append(signer.intent(action, task))
     except GpuaasError as error:
         return Outcome(records, error=error)
+    for key in moved - {action.instance for action in plan.actions}:
+        del after[key]
     return Outcome(after, tuple(intents), tuple(events))
 
 
 def _begun(
-    action: Action, desired: Desired, record: InstanceRecord | None, now_ms: int
+    action: Action, plan: Plan, desired: Desired, record: InstanceRecord | None, now_ms: int
 ) -> tuple[InstanceRecord | None, tuple[Event, ...]]:
     target = desired.targets.get(action.instance)
     if action.held is None:
         return lifecycle.begin(action, target, record, desired.revision, now_ms)
+    events: tuple[Event, ...] = ()
     if isinstance(action, Launch) and target is not None:
-        return lifecycle.request(target, record, desired.revision, now_ms)
-    return record, ()
+        record, events = lifecycle.request(target, record, desired.revision, now_ms)
+    return _agreed(action, plan, record), events
+
+
+def _agreed(action: Action, plan: Plan, record: InstanceRecord | None) -> InstanceRecord | None:
+    """What a person agreed to stays so while something else holds it back."""
+    if record is None:
+        return None
+    if plan.approved:
+        record = replace(record, approved=action_id(action))
+    if plan.removals_approved and isinstance(action, Remove):
+        record = replace(record, approved_removals=plan.removals_id)
+    return record
 
 
 class _Sequence:
@@ -121,7 +150,7 @@ class TaskSigner:
         return self._secrets.sign(TASK_KEY, message).signature
 
 
-def make_task(action: Action, record: InstanceRecord, seq: int, signer: TaskSigner) -> Task:
+def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSigner) -> Task:
     """The typed task that carries an action out. Its id is the action's: the same after a retry."""
     common = {
         "task_id": action_id(action),
@@ -129,7 +158,7 @@ def make_task(action: Action, record: InstanceRecord, seq: int, signer: TaskSign
         "seq": seq,
         "issued_at_ms": signer.issued_at_ms,
         "expires_at_ms": signer.expires_at_ms,
-        "instance": str(action.instance),
+        "instance": str(node_name(record)),
         "correlation_id": record.correlation_id,
     }
     if isinstance(action, Remove):

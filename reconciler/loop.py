@@ -4,6 +4,7 @@ Rules:
 - A request is a reason, never an event: any number of them makes one pass over everything.
 - One reconciler at a time holds the lease; the others stand by and take over when it lapses.
 - A remote that does not answer stops no repair: passes go on with the last accepted revision.
+- What waits for a moment (a window, the end of a suspension, a pause) has its pass at that moment.
 """
 
 from __future__ import annotations
@@ -11,22 +12,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from reconciler.collector import without_collector
 from reconciler.core.accept import AcceptedState
 from reconciler.core.names import Revision
 from reconciler.core.records import PassSummary
 from reconciler.core.schema import SchemaSet
-from reconciler.cycle import Pass, load, reconcile
+from reconciler.cycle import LoadMemo, Pass, load, reconcile
 from reconciler.errors import GpuaasError, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes, Ports
 from reconciler.settings import Settings
 
 FETCHES = frozenset({"start", "poll", "webhook", "request", "retry"})
+
+APPLY_PLAN = "plan:"
+"""Begins a request to carry out one plan, by its id, where changes wait for that."""
 
 STORED_FAILURE = "pass_failed"
 """The pass came to its end and stored why it failed."""
@@ -65,6 +70,10 @@ def _gist(summary: PassSummary) -> tuple[object, ...]:
     return (summary.revision, summary.result, summary.held, summary.findings)
 
 
+def _names_plan(reason: str) -> bool:
+    return reason.startswith(APPLY_PLAN)
+
+
 class Wakeups:
     """Reasons for a pass, collected until somebody takes them."""
 
@@ -95,11 +104,17 @@ class _Memory:
     fetch_error: GpuaasError | None = None
     last: PassSummary | None = None
     failures: int = 0
+    loaded: LoadMemo = field(default_factory=LoadMemo)
+    approved: frozenset[str] = frozenset()
+    """Plans asked for by their ids, until a pass has come to its end with them."""
     standing_by: str = ""
 
 
 class Loop:
-    """Runs passes until told to stop. `on_tasks` hears which nodes have tasks waiting."""
+    """Runs passes until told to stop. `on_tasks` hears which nodes have tasks waiting.
+
+    With `manual` changes wait for a `plan:<id>` reason, whatever the Environment says.
+    """
 
     def __init__(
         self,
@@ -109,6 +124,7 @@ class Loop:
         holder: str,
         on_tasks: Callable[[frozenset[str]], None] = lambda _: None,
         on_pass: Callable[[Pass], None] = lambda _: None,
+        manual: bool = False,
     ) -> None:
         self._ports = ports
         self._settings = settings
@@ -116,6 +132,8 @@ class Loop:
         self._holder = holder
         self._on_tasks = on_tasks
         self._on_pass = on_pass
+        self._manual = manual
+        self._alarm: threading.Timer | None = None
         self._memory = _Memory()
         self.wakeups = Wakeups()
 
@@ -131,10 +149,13 @@ class Loop:
                     self.step(reasons)
         finally:
             scheduler.shutdown(wait=False)
+            self._set_alarm(None)
             self._ports.store.release(RECONCILER_LEASE, self._holder)
 
     def step(self, reasons: frozenset[str]) -> Pass | None:
         """One pass for these reasons; None when another reconciler holds the lease or it failed."""
+        asked = {r.removeprefix(APPLY_PLAN) for r in reasons if _names_plan(r)}
+        self._memory.approved |= asked
         try:
             if not self._lead():
                 return None
@@ -150,11 +171,24 @@ class Loop:
         self._memory.failures = 0
         return done
 
+    @without_collector()
     def _pass(self, reasons: frozenset[str]) -> Pass | None:
         state = self._refresh() if self._must_fetch(reasons) else self._memory.state
         if state is None:
             return None
-        done = reconcile(state, self._ports, self._settings, self._memory.fetch_error)
+        memory = self._memory
+        done = reconcile(
+            state,
+            self._ports,
+            self._settings,
+            memory.fetch_error,
+            memory.approved,
+            self._manual,
+            memory.loaded,
+        )
+        if done.summary.result != "failed":
+            memory.approved = frozenset()
+        self._set_alarm(self._until(done.plan.wake_at_ms))
         if done.nodes:
             self._on_tasks(done.nodes)
         self._on_pass(done)
@@ -165,7 +199,24 @@ class Loop:
         return done
 
     def _must_fetch(self, reasons: frozenset[str]) -> bool:
-        return self._memory.state is None or bool(reasons & FETCHES)
+        return self._memory.state is None or any(r in FETCHES or _names_plan(r) for r in reasons)
+
+    def _until(self, wake_at_ms: int | None) -> float | None:
+        """Seconds until then; None when the next regular pass comes first."""
+        if wake_at_ms is None:
+            return None
+        left_s = max(0, wake_at_ms - self._ports.clock.now_ms()) / 1000
+        return left_s if left_s < self._settings.resync_interval_s else None
+
+    def _set_alarm(self, after_s: float | None) -> None:
+        """The one pass that is due by the clock; what was due before is forgotten."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if after_s is not None:
+            self._alarm = threading.Timer(after_s, self.wakeups.add, args=("due",))
+            self._alarm.daemon = True
+            self._alarm.start()
 
     def _refresh(self) -> AcceptedState | None:
         """Fetches and reads a new head. A silent remote leaves what was accepted."""
@@ -180,7 +231,8 @@ class Loop:
                 return memory.state
             head = self._head_or(error)
         if memory.state is None or memory.state.revision != head:
-            memory.state = load(source.snapshot(head), self._schemas, self._ports, self._settings)
+            snapshot = source.snapshot(head)
+            memory.state = load(snapshot, self._schemas, self._ports, self._settings, memory.loaded)
             log.info("revision", revision=head, problems=len(memory.state.problems))
         return memory.state
 
@@ -203,6 +255,7 @@ class Loop:
             self._memory.standing_by = holder
         # What was accepted meanwhile is the other one's word; read it again when it is our turn.
         self._memory.state = None
+        self._memory.approved = frozenset()
         return False
 
     def _failed(self, error: GpuaasError) -> None:
@@ -246,8 +299,8 @@ class Loop:
         try:
             if self._memory.standing_by:
                 return
-            if self._ports.store.take_requests():
-                self.wakeups.add("request")
+            for reason in self._ports.store.take_requests():
+                self.wakeups.add(reason if _names_plan(reason) else "request")
         except GpuaasError as error:
             log.warning("requests_unread", code=error.code, message=error.message)
 

@@ -5,8 +5,9 @@ Rule: a pass that finds nothing to launch asks the registry nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
@@ -24,14 +25,54 @@ _LOOKUPS_AT_ONCE = 8
 
 def observe(ports: Ports, settings: Settings, desired: Desired, now_ms: int) -> Observed:
     """One look at the world. Raises only when our own store does not answer."""
+    return with_artifacts(ports, desired, see_nodes(ports, settings, now_ms))
+
+
+@dataclass
+class ReportMemo:
+    """Held by whoever looks again and again: a report that is the same is not read again."""
+
+    read: dict[str, tuple[str, Report]] = field(default_factory=dict)
+    """By node, the text of its last readable report, and what it says."""
+
+    def report(self, node: str, text: str) -> Report:
+        """Raises ValidationError for what is no report."""
+        known = self.read.get(node)
+        if known is None or known[0] != text:
+            known = self.read[node] = (text, Report.model_validate_json(text))
+        return known[1]
+
+
+def see_nodes(
+    ports: Ports, settings: Settings, now_ms: int, memo: ReportMemo | None = None
+) -> Observed:
+    """What the nodes report, under their names; of artifacts, nothing yet."""
     offline_after_ms = int(settings.node_offline_after_s * 1000)
-    nodes = {node.name: node_seen(node, now_ms, offline_after_ms) for node in ports.store.nodes()}
-    seen = Observed(nodes=nodes)
-    wanted = [target for target in desired.targets.values() if _to_launch(target, seen)]
-    return Observed(artifacts=_look_up(ports.registry, wanted), nodes=nodes)
+    memo = memo or ReportMemo()
+    found = ports.store.nodes()
+    nodes = {node.name: node_seen(node, now_ms, offline_after_ms, memo) for node in found}
+    return Observed(nodes=nodes)
 
 
-def node_seen(node: EnrolledNode, now_ms: int, offline_after_ms: int) -> Seen[NodeSeen]:
+def with_artifacts(ports: Ports, desired: Desired, seen: Observed) -> Observed:
+    """The same with the artifacts that a plan may need; `seen` is under our names here."""
+    return replace(seen, artifacts=look_up(ports.registry, artifacts_to_launch(desired, seen)))
+
+
+def artifacts_to_launch(desired: Desired, seen: Observed) -> Mapping[ArtifactKey, RegistryEndpoint]:
+    """The artifacts that a plan may want to hand to a node, and where they should be."""
+    return {
+        target.instance.artifact: endpoint_of(
+            target.instance.registry_endpoint, target.instance.registry_plain_http
+        )
+        for target in desired.targets.values()
+        if _to_launch(target, seen)
+    }
+
+
+def node_seen(
+    node: EnrolledNode, now_ms: int, offline_after_ms: int, memo: ReportMemo | None = None
+) -> Seen[NodeSeen]:
     """A node's last report, unless it is too old, incomplete or of another format."""
     if node.report_json is None or node.reported_at_ms is None:
         return Unknown("node_never_reported", f"node {node.name} joined but has not reported yet")
@@ -39,7 +80,7 @@ def node_seen(node: EnrolledNode, now_ms: int, offline_after_ms: int) -> Seen[No
     if age_ms > offline_after_ms:
         return Unknown("node_offline", f"node {node.name} last reported {age_ms // 1000} s ago")
     try:
-        report = Report.model_validate_json(node.report_json)
+        report = (memo or ReportMemo()).report(node.name, node.report_json)
     except ValidationError:
         return Unknown("report_unreadable", f"node {node.name} runs an agent we cannot read")
     if not report.complete:
@@ -72,15 +113,10 @@ def _to_launch(target: Target, seen: Observed) -> bool:
     return report.phase.value in ("failed", "removed")
 
 
-def _look_up(
-    registry: Registry, targets: Iterable[Target]
+def look_up(
+    registry: Registry, endpoints: Mapping[ArtifactKey, RegistryEndpoint]
 ) -> Mapping[ArtifactKey, Seen[ArtifactSeen]]:
-    endpoints = {
-        target.instance.artifact: _endpoint(
-            target.instance.registry_endpoint, target.instance.registry_plain_http
-        )
-        for target in targets
-    }
+    """Each artifact as its registry serves it, several asked at once. Nothing is raised."""
     if not endpoints:
         return {}
     with ThreadPoolExecutor(min(_LOOKUPS_AT_ONCE, len(endpoints))) as pool:
@@ -97,7 +133,8 @@ def _artifact(
         return Unknown(error.code, f"{endpoint.endpoint}: {error.message}")
 
 
-def _endpoint(endpoint: str, plain_http: bool) -> RegistryEndpoint:
+def endpoint_of(endpoint: str, plain_http: bool) -> RegistryEndpoint:
+    """From what an Instance says: host:port, or `layout:` and a folder."""
     if endpoint.startswith(LAYOUT_PREFIX):
         return RegistryEndpoint(endpoint, layout_path=endpoint.removeprefix(LAYOUT_PREFIX))
     return RegistryEndpoint(endpoint, plain_http)

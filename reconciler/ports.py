@@ -33,11 +33,13 @@ RECONCILER_LEASE = "reconciler"
 
 
 class StateSource(Protocol):
-    """The state repo. Only `fetch` talks to a remote."""
+    """The state repo. Only `fetch` and `find` talk to a remote."""
 
     def fetch(self) -> Revision: ...
 
     def head(self) -> Revision: ...
+
+    def find(self, ref: str) -> Revision: ...
 
     def resolve(self, ref: str) -> Revision: ...
 

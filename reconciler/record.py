@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from reconciler.core.names import InstanceKey
 from reconciler.core.plan import Plan
+from reconciler.core.plan.guards import IGNORED, NEEDS_A_PERSON
 from reconciler.core.problems import Problem
 from reconciler.core.records import InstanceRecord, PassResult, PassSummary
 from reconciler.core.settle import Settled
@@ -31,15 +32,21 @@ def write(
 ) -> None:
     """Stores what is different `after` the pass, and everything that goes with it."""
     before = settled.before
+    forgotten = sorted(before.keys() - after.keys())
     ports.store.commit(
         Changes(
-            records=[record for key, record in sorted(after.items()) if before.get(key) != record],
+            records=[after[key] for key in sorted(after) if _differs(before.get(key), after[key])],
             events=(*settled.events, *outcome.events),
             intents=outcome.intents,
-            closed=closed,
+            forgotten=forgotten,
+            closed=(*closed, *(key for key in forgotten if key not in closed)),
             summary=summary,
         )
     )
+
+
+def _differs(before: InstanceRecord | None, after: InstanceRecord) -> bool:
+    return before is not after and before != after
 
 
 def summary_of(
@@ -67,9 +74,14 @@ def summary_of(
 
 
 def result_of(plan: Plan, problems: Sequence[Problem], error: GpuaasError | None) -> PassResult:
-    """failed: our own services did not answer; stalled: a person must act; waiting: under way."""
+    """failed: our own services did not answer; stalled: a person must act; waiting: under way.
+
+    What waits for an approval ends in stalled, so that nobody waits for it without being told; what
+    waits for a moment (a window, the end of a suspension) is waiting. Ignored drift is neither.
+    """
     if error is not None:
         return "failed"
-    if plan.ready or plan.waiting or plan.held:
+    held = {action.held.code for action in plan.held if action.held is not None} - {IGNORED}
+    if plan.ready or plan.waiting or held - NEEDS_A_PERSON:
         return "waiting"
-    return "stalled" if plan.stalled or problems else "done"
+    return "stalled" if plan.stalled or problems or held else "done"

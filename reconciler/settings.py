@@ -19,47 +19,85 @@ class Settings(BaseSettings):
     """From the command line, then `GPUAAS_*` variables, then `gpuaas.toml`, then these defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GPUAAS_", toml_file="gpuaas.toml", frozen=True, extra="forbid"
+        env_prefix="GPUAAS_",
+        toml_file="gpuaas.toml",
+        frozen=True,
+        extra="forbid",
     )
 
     state_dir: Path = Path("/var/lib/gpuaas")
+    """Folder of the control plane's database, mirror and local secrets."""
     repo: str = "."
+    """Git remote of the state repo: a path, ssh:// or https://."""
     branch: str = "main"
+    """Branch that is the record."""
     git_known_hosts: Path | None = None
+    """File with the host keys that an ssh remote may have, instead of the user's own."""
     git_ssh_key: Path | None = None
+    """Private key to fetch with, instead of what ssh would take."""
     environment: str = ""
+    """Name of the Environment manifest this control plane works on."""
     listen: str = "127.0.0.1:8470"
+    """host:port of the agent API, webhooks, read API and metrics."""
     allow_remote_read: bool = False
+    """Whether the read API may be listened for beyond this host. It takes no token yet."""
     allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server is addressed, beside the one it listens on."""
 
     poll_interval_s: float = Field(default=30.0, gt=0)
+    """How often the remote is asked for a new commit, webhooks apart."""
     resync_interval_s: float = Field(default=15.0, gt=0)
+    """How often a pass looks at everything although nothing was heard."""
     wakeup_interval_s: float = Field(default=0.5, gt=0)
+    """How often requests of other processes (`apply`, `status --wait`) are looked for."""
     fetch_timeout_s: float = Field(default=60.0, gt=0)
+    """How long one fetch may take."""
     registry_timeout_s: float = Field(default=20.0, gt=0)
+    """How long the registry may take to answer."""
     lease_ttl_s: float = Field(default=15.0, gt=0)
+    """How long a leader that went silent keeps others from taking over."""
     node_offline_after_s: float = Field(default=45.0, gt=0)
+    """Age of a node's last report from which on nobody knows how it is."""
     task_ttl_s: float = Field(default=120.0, gt=0)
+    """How long a node may wait before it begins a task."""
     join_token_ttl_s: float = Field(default=3600.0, gt=0)
+    """How long a join token is good for."""
     long_poll_s: float = Field(default=25.0, gt=0)
+    """How long an agent's poll is held open."""
     report_age_max_s: float = Field(default=60.0, gt=0)
+    """Oldest report that is taken; clocks further apart are refused."""
     task_recheck_interval_s: float = Field(default=0.5, gt=0)
+    """How often an open poll looks for tasks that another process queued."""
     pass_age_max_s: float = Field(default=300.0, gt=0)
+    """Age of the last pass from which on `/readyz` says no."""
 
     join_failures_max: int = Field(default=10, gt=0)
+    """Failed joins within the window, after which more are turned away."""
     join_failures_window_s: float = Field(default=60.0, gt=0)
+    """Length of that window."""
     webhook_bytes_max: int = Field(default=1024 * 1024, gt=0)
+    """Largest webhook that is read."""
     body_timeout_s: float = Field(default=30.0, gt=0)
+    """How long a request's body may take to arrive."""
     server_threads_max: int = Field(default=12, gt=0)
+    """Requests worked on at once, open polls apart."""
 
     file_bytes_max: int = Field(default=1024 * 1024, gt=0)
+    """Largest manifest file."""
     files_max: int = Field(default=200_000, gt=0)
+    """Most files and folders a revision may hold."""
     snapshot_bytes_max: int = Field(default=512 * 1024 * 1024, gt=0)
+    """Most bytes of YAML a revision may hold."""
     documents_per_file_max: int = Field(default=2_000, gt=0)
+    """Most documents in one file."""
     yaml_depth_max: int = Field(default=40, gt=0)
+    """Deepest nesting of a document."""
     manifest_bytes_max: int = Field(default=8 * 1024 * 1024, gt=0)
+    """Largest image manifest or index that is read."""
     registry_descriptors_max: int = Field(default=512, gt=0)
+    """Most entries of an image index or manifest."""
     registry_cache_entries_max: int = Field(default=50_000, gt=0)
+    """Artifacts remembered as seen, so that the registry is not asked again."""
 
     @property
     def parse_limits(self) -> ParseLimits:
@@ -79,3 +117,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+class SettingsWithoutFile(Settings):
+    """The same, but from no `gpuaas.toml`: for work in a folder that somebody else wrote."""
+
+    model_config = SettingsConfigDict(toml_file=None)

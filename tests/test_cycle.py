@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from reconciler.core.names import ArtifactKey, InstanceKey
 from reconciler.core.records import InstanceRecord, State
 from reconciler.core.schema import SchemaSet
 from reconciler.cycle import Pass, load, preview, reconcile
+from reconciler.devkit import state_repo
 from reconciler.errors import GpuaasError, Transient
 from reconciler.ports import Changes, Ports
 from reconciler.settings import Settings
@@ -27,7 +27,6 @@ from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
 
-EXAMPLE = Path(__file__).parent.parent / "example-state-repo"
 INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
 HELLO = InstanceKey("acme/research/hello")
 SCHEMAS = SchemaSet.build(load_schemas())
@@ -35,7 +34,7 @@ SETTINGS = Settings(environment="dev")
 
 
 def example() -> dict[str, bytes]:
-    return {str(path.relative_to(EXAMPLE)): path.read_bytes() for path in EXAMPLE.rglob("*.yaml")}
+    return state_repo.first_files()
 
 
 @dataclass
@@ -88,6 +87,11 @@ class World:
 
 @pytest.fixture
 def world() -> World:
+    return make_world()
+
+
+def make_world() -> World:
+    """The example repo, a node that joined, and a registry with its images."""
     remote, store, registry, clock = FakeRemote(), MemoryStore(), FakeRegistry(), FakeClock()
     secrets = FakeSecrets()
     ports = Ports(FakeStateSource(remote), registry, secrets, store, clock)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from reconciler.core.actions import Launch
 from reconciler.core.names import ArtifactKey
 from reconciler.core.schema import SchemaSet
 from reconciler.cycle import Pass
+from reconciler.devkit import state_repo
 from reconciler.errors import Transient
 from reconciler.loop import Loop, Wakeups
 from reconciler.ports import RECONCILER_LEASE, Ports
@@ -26,7 +26,6 @@ from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
 from tests.waiting import wait_until
 
-EXAMPLE = Path(__file__).parent.parent / "example-state-repo"
 SCHEMAS = SchemaSet.build(load_schemas())
 POLL = frozenset({"poll"})
 REPORT = frozenset({"report"})
@@ -49,7 +48,7 @@ class World:
 @pytest.fixture
 def world() -> World:
     remote, store, clock = FakeRemote(), MemoryStore(), FakeClock()
-    remote.push({str(p.relative_to(EXAMPLE)): p.read_bytes() for p in EXAMPLE.rglob("*.yaml")})
+    remote.push(state_repo.first_files())
     ports = Ports(FakeStateSource(remote), FakeRegistry(), FakeSecrets(), store, clock)
     return World(remote, store, clock, ports)
 
@@ -146,6 +145,113 @@ def test_a_request_from_another_process_makes_a_pass(world: World) -> None:
         return len(world.passes) > 1
 
     run_until(loop, asked)
+
+
+def joined(world: World) -> FakeAgent:
+    """The node, with what it needs to run the instance; it has reported once."""
+    agent = FakeAgent("node-a", world.store, (world.ports.secrets.ensure_signing_key("tasks"),))
+    agent.join(world.clock.now_ms())
+    agent.report(world.clock.now_ms())
+    registry = world.ports.registry
+    assert isinstance(registry, FakeRegistry)
+    for path, content in state_repo.first_files().items():
+        if "/artifacts/" in path:
+            digest = content.decode().partition("digest: ")[2].split()[0].strip('"')
+            registry.say(ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{digest}"))
+    return agent
+
+
+def push(world: World, spec: str) -> None:
+    """The repo with these lines at the end of the Environment's spec."""
+    files = state_repo.first_files()
+    path = "environments/dev.yaml"
+    world.remote.push({**files, path: files[path].rstrip() + f"\n{spec}\n".encode()})
+
+
+def test_it_wakes_when_a_window_opens(world: World) -> None:
+    """No poll and no resync comes in between: the clock stands a moment before nine in London."""
+    opens_ms = 1_700_038_800_000
+    world.clock.time_ms = opens_ms - 300
+    joined(world)
+    push(
+        world,
+        "  sync:\n    windows:\n      - name: office\n        kind: allow\n"
+        '        start: "09:00"\n        end: "17:00"\n        time_zone: Europe/London',
+    )
+    loop = world.loop(poll_interval_s=3600, resync_interval_s=3600)
+
+    def opened() -> bool:
+        if len(world.passes) == 1 and world.clock.now_ms() < opens_ms:
+            (held,) = world.passes[0].plan.held
+            assert held.held is not None
+            assert (held.held.code, held.held.until_ms) == ("outside_sync_window", opens_ms)
+            world.clock.time_ms = opens_ms
+        return len(world.passes) > 1
+
+    run_until(loop, opened)
+    assert [action.kind for action in world.passes[1].plan.ready] == ["launch"]
+
+
+def test_what_is_far_off_is_left_to_the_regular_passes(world: World) -> None:
+    joined(world)
+    push(
+        world,
+        "  sync:\n    suspend:\n      by: ada\n      reason: the demo\n"
+        "      until: 2033-11-14T00:00:00Z",
+    )
+    loop = world.loop()
+    done = loop.step(POLL)
+    assert done is not None
+    assert done.plan.wake_at_ms is not None
+    assert loop.wakeups.take(0) == frozenset()
+
+
+def test_a_plan_is_applied_by_its_id_and_only_once(world: World) -> None:
+    joined(world)
+    loop = Loop(
+        world.ports, Settings(environment="dev"), SCHEMAS, "one", on_pass=world.passes.append,
+        manual=True,
+    )  # fmt: skip
+    done = loop.step(POLL)
+    assert done is not None
+    (held,) = done.plan.held
+    assert held.held is not None
+    assert held.held.code == "awaiting_apply"
+    applied = loop.step(frozenset({f"plan:{done.plan.plan_id}"}))
+    assert applied is not None
+    assert applied.plan.approved
+    assert [action.kind for action in applied.plan.ready] == ["launch"]
+    after = loop.step(REPORT)
+    assert after is not None
+    assert not after.plan.approved
+
+
+def test_a_plan_that_was_asked_for_is_not_forgotten_over_a_failure(world: World) -> None:
+    joined(world)
+    push(world, "  sync:\n    mode: manual")
+    loop = world.loop()
+    done = loop.step(POLL)
+    assert done is not None
+    world.store.failure = Transient("store_busy", "the database is locked")
+    assert loop.step(frozenset({f"plan:{done.plan.plan_id}"})) is None
+    world.store.failure = None
+    again = loop.step(frozenset({"retry"}))
+    assert again is not None
+    assert [action.kind for action in again.plan.ready] == ["launch"]
+
+
+def test_a_request_to_apply_a_plan_reaches_the_pass(world: World) -> None:
+    joined(world)
+    push(world, "  sync:\n    mode: manual")
+    loop = world.loop(wakeup_interval_s=0.05, poll_interval_s=3600, resync_interval_s=3600)
+
+    def applied() -> bool:
+        if len(world.passes) == 1:
+            plan_id = world.passes[0].plan.plan_id
+            world.store.request_pass(f"plan:{plan_id}", world.clock.now_ms())
+        return any(done.plan.ready for done in world.passes)
+
+    run_until(loop, applied)
 
 
 def test_timers_poll_and_resync(world: World) -> None:

@@ -11,10 +11,18 @@ from reconciler.core.names import ActionId, InstanceKey, content_hash
 
 @dataclass(frozen=True)
 class Held:
-    """Why an action is in the plan but not carried out now. `code` is stable."""
+    """Why an action is in the plan but not carried out now. `code` is stable.
+
+    `until_ms` is when it opens by itself, where that is known.
+    """
 
     code: str
     message: str
+    until_ms: int | None = None
+
+
+Cause = Literal["change", "drift", "retry"]
+"""change: somebody wrote it; drift: it was so and is no more; retry: it failed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Launch:
     precondition: Precondition
     depends_on: tuple[ActionId, ...] = ()
     held: Held | None = None
+    cause: Cause = "change"
     kind: Literal["launch"] = "launch"
 
 
@@ -55,6 +64,7 @@ class Replace:
     precondition: Precondition
     depends_on: tuple[ActionId, ...] = ()
     held: Held | None = None
+    cause: Cause = "change"
     kind: Literal["replace"] = "replace"
 
 
@@ -70,6 +80,7 @@ class Control:
     precondition: Precondition
     depends_on: tuple[ActionId, ...] = ()
     held: Held | None = None
+    cause: Cause = "change"
     kind: Literal["control"] = "control"
 
 
@@ -85,10 +96,32 @@ class Remove:
     precondition: Precondition
     depends_on: tuple[ActionId, ...] = ()
     held: Held | None = None
+    cause: Cause = "change"
     kind: Literal["remove"] = "remove"
 
 
-Action = Launch | Replace | Control | Remove
+@dataclass(frozen=True)
+class Move:
+    """Give what runs its new name. Nothing is restarted, and no node hears of it."""
+
+    instance: InstanceKey
+    moved_from: InstanceKey
+    node: str
+    epoch: int
+    reason: str
+    precondition: Precondition
+    depends_on: tuple[ActionId, ...] = ()
+    held: Held | None = None
+    cause: Cause = "change"
+    kind: Literal["move"] = "move"
+
+
+Action = Launch | Replace | Control | Remove | Move
+
+
+def subject_of(action: Action) -> InstanceKey:
+    """Whose record it acts on: that of the former name, for a move."""
+    return action.moved_from if isinstance(action, Move) else action.instance
 
 
 def action_id(action: Action) -> ActionId:
@@ -98,6 +131,8 @@ def action_id(action: Action) -> ActionId:
         what = action.workload.spec_hash
     elif isinstance(action, Control):
         what = action.run
+    elif isinstance(action, Move):
+        what = action.moved_from
     return ActionId(
         content_hash(action.kind, action.instance, action.node, what, action.epoch)[:32]
     )

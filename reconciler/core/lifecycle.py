@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from node_agent.wire import FailureReason, Phase, WorkloadReport
-from reconciler.core.actions import Action, Launch, Remove, Replace
+from reconciler.core.actions import Action, Launch, Move, Remove, Replace
 from reconciler.core.desired import Target
 from reconciler.core.names import Revision, content_hash
 from reconciler.core.observed import Known, Seen, Unknown
-from reconciler.core.records import Event, InstanceRecord, State
+from reconciler.core.records import Event, InstanceRecord, State, node_name
 
 EVENT = "apps.instance."
 
@@ -36,6 +36,7 @@ class Trigger(StrEnum):
     FELL_BACK = "fell_back"
     STAYED = "stayed"
     REMOVED = "removed"
+    MOVE = "move"
     WITHDRAWN = "withdrawn"
 
 
@@ -86,6 +87,8 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
     # The same, where the failure was heard of before what worked was ready again.
     (State.FAILED, Trigger.FELL_BACK): Step(State.RUNNING, ("rollback_requested", "rolled_back")),
     (State.FAILED, Trigger.STAYED): Step(State.RUNNING, ()),
+    # It has another name from now on; for its node nothing changes.
+    **{(s, Trigger.MOVE): Step(s, ("moved",)) for s in _LIVE},
     # Never handed to a node, so there is nothing to tear down.
     (State.REQUESTED, Trigger.WITHDRAWN): Step(
         State.DECOMMISSIONED, ("decommission_requested", "decommissioned")
@@ -121,7 +124,7 @@ def trigger_of(action: Action) -> Trigger | None:
         return Trigger.UPGRADE if action.direction == "upgrade" else Trigger.ROLL_BACK
     if isinstance(action, Remove):
         return Trigger.DECOMMISSION
-    return None
+    return Trigger.MOVE if isinstance(action, Move) else None
 
 
 def request(
@@ -147,8 +150,13 @@ def begin(
     revision: Revision,
     now_ms: int,
 ) -> Moved:
-    """The record as it is once `action` is journalled. A Remove or Control needs a record."""
+    """The record as it is once `action` is journalled. A Remove, Control or Move needs a record,
+    and a Move the one that it moves.
+    """
     trigger = trigger_of(action)
+    if isinstance(action, Move):
+        assert record is not None
+        return move(action, record, revision, now_ms)
     if isinstance(action, Launch | Replace):
         assert target is not None
         started = _aim(target, record, action.epoch, revision)
@@ -164,8 +172,25 @@ def begin(
         )
     if trigger is None:
         return started, ()
-    started = replace(started, reason="", message=action.reason)
+    started = replace(started, reason="", message=action.reason, approved="", approved_removals="")
     return _move(started, record.state if record else None, trigger, now_ms)
+
+
+def move(action: Move, record: InstanceRecord, revision: Revision, now_ms: int) -> Moved:
+    """The record under its new name. On its node, and in all it has, it stays what it was."""
+    name = node_name(record)
+    moved = replace(
+        record,
+        key=action.instance,
+        runtime_name="" if name == action.instance else name,
+        epoch=action.epoch,
+        correlation_id=correlation_id(action.instance, action.epoch, revision),
+        revision=revision,
+    )
+    step = TRANSITIONS[(record.state, Trigger.MOVE)]
+    told = replace(moved, reason="", message=action.reason)
+    said = {"from": record.key, "to": action.instance}
+    return moved, tuple(_event(told, event, now_ms, said) for event in step.events)
 
 
 def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: int) -> Moved:
@@ -179,7 +204,9 @@ def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: in
         return record, ()
     # What is stopped answers nowhere, although its port is kept for it.
     endpoints = () if report.phase is Phase.STOPPED else report.endpoints
-    noted = replace(record, endpoints=endpoints, restarts=report.restarts)
+    noted = record
+    if (endpoints, report.restarts) != (record.endpoints, record.restarts):
+        noted = replace(record, endpoints=endpoints, restarts=report.restarts)
     trigger = _outcome(noted, report)
     if trigger is None:
         return noted, ()
@@ -268,6 +295,8 @@ def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
         gpu_uuids=instance.gpu_uuids,
         host_ports=tuple(port.host for port in workload.ports if port.host is not None),
         access=instance.access,
+        runtime_name="" if workload.instance == instance.key else workload.instance,
+        depends_on=instance.depends_on,
     )
 
 
@@ -314,7 +343,9 @@ def _back(record: InstanceRecord) -> InstanceRecord:
     )
 
 
-def _event(record: InstanceRecord, name: str, now_ms: int) -> Event:
+def _event(
+    record: InstanceRecord, name: str, now_ms: int, more: Mapping[str, str] | None = None
+) -> Event:
     data = {
         "app": record.app,
         "node": record.node,
@@ -324,6 +355,7 @@ def _event(record: InstanceRecord, name: str, now_ms: int) -> Event:
         "project_id": record.project_id,
         "reason": record.reason,
         "message": record.message,
+        **(more or {}),
     }
     return Event(
         event_id=content_hash("event", record.key, record.epoch, record.revision, name)[:32],

@@ -59,10 +59,12 @@ class Observed:
     nodes: Mapping[str, Seen[NodeSeen]] = field(default_factory=dict)
 
     def artifact(self, key: ArtifactKey) -> Seen[ArtifactSeen]:
-        return self.artifacts.get(key, Unknown("not_observed", f"{key} was not looked up"))
+        found = self.artifacts.get(key)
+        return Unknown("not_observed", f"{key} was not looked up") if found is None else found
 
     def node(self, name: str) -> Seen[NodeSeen]:
-        return self.nodes.get(name, Unknown("node_never_joined", f"node {name} never joined"))
+        found = self.nodes.get(name)
+        return Unknown("node_never_joined", f"node {name} never joined") if found is None else found
 
     def workload(self, node: str, key: InstanceKey) -> Seen[WorkloadReport | None]:
         """Known(None) only when the node answered completely and has no such workload."""

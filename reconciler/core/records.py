@@ -76,7 +76,20 @@ class InstanceRecord:
     host_ports: tuple[int, ...] = ()
     """GPUs and fixed host ports it holds until its teardown is proved."""
     access: str = ""
+    runtime_name: str = ""
+    """What its node calls it, where that is not `key`: an instance keeps it when it is moved."""
+    depends_on: tuple[InstanceKey, ...] = ()
+    """By its newest manifest, so that removal can go backwards when that is gone."""
+    approved: str = ""
+    """The id of an action that a person applied while something else still held it."""
+    approved_removals: str = ""
+    """The approved set of removals that its own, still held by something else, belongs to."""
     conditions: tuple[Condition, ...] = ()
+
+
+def node_name(record: InstanceRecord) -> InstanceKey:
+    """The name under which the instance's node knows it."""
+    return InstanceKey(record.runtime_name) if record.runtime_name else record.key
 
 
 @dataclass(frozen=True)

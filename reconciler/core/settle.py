@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node_agent.wire import Phase
 from reconciler.core import lifecycle
@@ -48,12 +48,20 @@ def settle_all(
             moved = (record, ())
         else:
             moved = lifecycle.settle(record, observed.workload(record.node, key), now_ms)
-        after[key] = moved[0]
+        after[key] = _depending(moved[0], desired)
         events += moved[1]
     for key, record, adopted in _adopted(desired, observed, records, now_ms):
         after[key] = record
         events += adopted
     return Settled(records, after, tuple(events))
+
+
+def _depending(record: InstanceRecord, desired: Desired) -> InstanceRecord:
+    """The record with what its newest manifest says it depends on; the last, once that is gone."""
+    target = desired.targets.get(record.key)
+    if target is None or target.instance.depends_on == record.depends_on:
+        return record
+    return replace(record, depends_on=target.instance.depends_on)
 
 
 def finished_intents(

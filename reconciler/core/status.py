@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from node_agent.wire import Phase, WorkloadReport
-from reconciler.core.actions import Action
+from reconciler.core.actions import Action, Move, subject_of
 from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Observed, Seen, Unknown
@@ -35,19 +35,19 @@ def with_conditions(
     now_ms: int,
 ) -> dict[InstanceKey, InstanceRecord]:
     """Every record with its conditions of now; `last_transition_ms` moves with the status only."""
-    actions = {action.instance: action for action in plan.actions}
+    actions = {subject_of(action): action for action in plan.actions}
+    actions |= {action.instance: action for action in plan.actions}
+    moved = {a.instance: a.moved_from for a in plan.ready if isinstance(a, Move)}
     waiting = {item.instance: item for item in plan.waiting}
     findings = {f.object.partition("/")[2]: f for f in plan.stalled}
     result = {}
     for key, record in sorted(records.items()):
         judgements = (
-            _ready(record, observed.workload(record.node, key)),
+            _ready(record, observed.workload(record.node, moved.get(key, key))),
             _converged(key, record, desired, actions.get(key), waiting.get(key), findings.get(key)),
         )
-        result[key] = replace(
-            record,
-            conditions=tuple(_stamp(j, record, desired.revision, now_ms) for j in judgements),
-        )
+        now = tuple(_stamp(j, record, desired.revision, now_ms) for j in judgements)
+        result[key] = record if now == record.conditions else replace(record, conditions=now)
     return result
 
 

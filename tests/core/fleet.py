@@ -17,7 +17,7 @@ from node_agent.wire import (
     WorkloadReport,
 )
 from reconciler.core.actions import Launch, Precondition
-from reconciler.core.desired import Desired, Guards, Instance, Policy, Run, Target
+from reconciler.core.desired import Desired, Guards, Instance, Policy, Run, Target, Term
 from reconciler.core.lifecycle import begin
 from reconciler.core.names import ArtifactKey, Digest, InstanceKey, ObjectRef, Revision
 from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen
@@ -34,6 +34,10 @@ def digest_of(version: str) -> Digest:
     return Digest.of(version.encode())
 
 
+def key_of(name: str) -> InstanceKey:
+    return InstanceKey(f"acme/research/{name}")
+
+
 def target(
     name: str = "hello",
     version: str = "1.0.0",
@@ -43,8 +47,13 @@ def target(
     gpus: tuple[str, ...] = (),
     host_port: int | None = None,
     may_start: bool = True,
+    depends_on: tuple[str, ...] = (),
+    moved_from: str | None = None,
+    suspend: Term | None = None,
+    called: str = "",
 ) -> Target:
-    key = InstanceKey(f"acme/research/{name}")
+    """`called` is its name on the node, where that is another."""
+    key = key_of(name)
     artifact = ArtifactKey("gpuaas/apps/platform/hello", digest_of(version))
     instance = Instance(
         key=key,
@@ -62,9 +71,12 @@ def target(
         gpu_uuids=gpus,
         gpu_vendor="nvidia" if gpus else None,
         may_start=may_start,
+        depends_on=tuple(map(key_of, depends_on)),
+        moved_from=key_of(moved_from) if moved_from else None,
+        suspend=suspend,
     )
     workload = Workload(
-        instance=key,
+        instance=key_of(called or name),
         engine="docker",
         image=Image(
             registry="127.0.0.1:5000", repository=artifact.repository, digest=str(artifact.digest)

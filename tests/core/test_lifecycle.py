@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from node_agent.wire import Endpoint, FailureReason, Phase, Proof, WorkloadReport
 from reconciler.core import lifecycle
-from reconciler.core.actions import Action, Launch, Precondition, Remove, Replace
+from reconciler.core.actions import Action, Launch, Move, Precondition, Remove, Replace
 from reconciler.core.desired import Target
 from reconciler.core.lifecycle import TRANSITIONS, Trigger, begin, next_epoch, request, settle
-from reconciler.core.names import Revision
+from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Known, Unknown
 from reconciler.core.records import Event, InstanceRecord, State
 from reconciler.core.settle import finished_intents, settle_all
@@ -97,6 +97,22 @@ def test_upgrade_then_rollback() -> None:
     record, events = see(record, report(OLD))
     assert (record.state, events) == (State.RUNNING, ["rolled_back"])
     assert (record.applied_version, record.previous_version) == ("1.0.0", "1.1.0")
+
+
+def test_a_move_changes_the_name_and_nothing_of_how_it_stands() -> None:
+    for state in (State.RUNNING, State.FAILED, State.UPGRADING):
+        before = replace(running(OLD), state=state, reason="exited", attempts=3)
+        action = Move(
+            InstanceKey("acme/research/hi"), before.key, before.node, 2, "renamed",
+            Precondition(None),
+        )  # fmt: skip
+        after, events = do(action, None, before)
+        assert events == ["moved"]
+        assert (after.key, after.runtime_name) == (action.instance, before.key)
+        assert replace(
+            after, key=before.key, runtime_name="", epoch=before.epoch,
+            correlation_id=before.correlation_id,
+        ) == before  # fmt: skip
 
 
 def test_upgrade_that_falls_back_by_itself() -> None:

@@ -16,10 +16,9 @@ from reconciler.core.lifecycle import begin
 from reconciler.core.observed import ArtifactSeen, Known, Observed, Unknown
 from reconciler.core.plan import Plan
 from reconciler.core.plan.compute import compute_plan
-from reconciler.core.plan.guards import removal_budget
 from reconciler.core.records import InstanceRecord, Intent, State
 from reconciler.core.settle import settle_all
-from reconciler.plan_views import verb_of
+from reconciler.views.plan import verb_of
 from tests.core.fleet import (
     CLEAN,
     NODE,
@@ -128,7 +127,7 @@ CASES = [
     Case("artifact missing", desired(OLD), observed(versions=()), (),
          ["held launch: not_observed"]),
     Case("deprecated version starts nothing new", desired(target(may_start=False)), observed(), (),
-         ["held launch: version_deprecated"]),
+         ["held launch: version_deprecated", "stalled version_deprecated"]),
     Case("deprecated version: what runs goes on", desired(target(may_start=False)),
          observed(report(OLD)), (running(OLD),), []),
     Case("removed manifest", desired(), observed(report(OLD)), (running(OLD),),
@@ -190,43 +189,6 @@ def test_missing_artifact_is_named() -> None:
     assert action.held is not None
     assert action.held.code == "artifact_missing"
     assert action.held.message == f"the registry has no {key}"
-
-
-def test_removals_beyond_the_budget_are_all_held() -> None:
-    names = [f"i{n}" for n in range(10)]
-    targets = [target(n) for n in names]
-    p = plan(
-        desired(guards=Guards(3, 30)), observed(*map(report, targets)), [*map(running, targets)]
-    )
-    assert {a.held.code for a in p.actions if a.held} == {"removal_budget"}
-    assert p.ready == ()
-    message = p.actions[0].held.message if p.actions[0].held else ""
-    assert message.startswith("10 removals exceed the budget of 3 for one pass (3, 30 % of 10)")
-
-
-def test_removals_under_way_count_against_the_budget() -> None:
-    targets = [target(f"i{n}") for n in range(4)]
-    records = [*map(running, targets)]
-    records[0] = replace(records[0], state=State.DECOMMISSIONING)
-    see = observed(*map(report, targets))
-    p = plan(desired(*targets[2:], guards=Guards(1, 100)), see, records)
-    assert [(a.instance[-2:], a.held is not None) for a in p.actions] == [
-        ("i0", False),
-        ("i1", True),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("guards", "owned", "budget"),
-    [
-        (Guards(5, 30), 1, 1),
-        (Guards(5, 30), 10, 3),
-        (Guards(5, 30), 100, 5),
-        (Guards(0, 100), 9, 0),
-    ],
-)
-def test_removal_budget(guards: Guards, owned: int, budget: int) -> None:
-    assert removal_budget(guards, owned) == budget
 
 
 def test_a_launch_waits_for_the_gpu_of_what_is_removed() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from node_agent.envelope import unseal
+from node_agent.status import origin_of
 from node_agent.wire import (
     TASK_TYPE,
     ControlTask,
@@ -109,6 +110,7 @@ class FakeAgent:
             running_hash=workload.spec_hash,
             phase=Phase.READY,
             image_digest=workload.image.digest,
+            origin=origin_of(workload),
         )
         if workload.image.digest not in self.broken:
             return ready

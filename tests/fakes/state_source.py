@@ -84,16 +84,28 @@ class FakeStateSource:
                 "git_branch_missing", "the repository has no such branch", where="fake"
             )
         self._head = self._remote.branches[self._branch]
-        step: Revision | None = self._head
+        self._hold(self._head)
+        return self._head
+
+    def _hold(self, head: Revision) -> None:
+        step: Revision | None = head
         while step is not None:
             self._held[step] = self._remote.commits[step]
             step = self._held[step].parent
-        return self._head
 
     def head(self) -> Revision:
         if self._head is None:
             raise Transient("git_not_fetched", "nothing was fetched yet", where="fake")
         return self._head
+
+    def find(self, ref: str) -> Revision:
+        if self._remote.failure is not None:
+            raise self._remote.failure
+        found = self._remote.branches.get(ref.removeprefix("origin/"))
+        if found is None:
+            return self.resolve(ref)
+        self._hold(found)
+        return found
 
     def resolve(self, ref: str) -> Revision:
         if ref in ("HEAD", self._branch):

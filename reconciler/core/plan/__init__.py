@@ -6,10 +6,12 @@ with why; *waiting* is an action already under way; a *finding* is what a person
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.actions import Action, action_id
+from reconciler.core.desired import Term
 from reconciler.core.names import InstanceKey, Revision, content_hash
 
 
@@ -44,6 +46,18 @@ class Plan:
     waiting: tuple[Waiting, ...] = ()
     findings: tuple[Finding, ...] = ()
     unchanged: int = 0
+    ignored: tuple[Finding, ...] = ()
+    """Findings that a rule of the Environment silences for now."""
+    removals_id: str = ""
+    """Id of the whole set of removals wanted, to approve it by; empty when there are none."""
+    break_glass: Term | None = None
+    """The exception in force that opens windows, if any."""
+    wake_at_ms: int | None = None
+    """When something held opens by itself."""
+    approved: bool = False
+    """Whether a person asked for exactly this plan (`gpuaas apply PLAN`)."""
+    removals_approved: bool = False
+    """Whether the Environment approves of exactly these removals."""
 
     @property
     def ready(self) -> tuple[Action, ...]:
@@ -65,4 +79,9 @@ class Plan:
 
     @property
     def plan_id(self) -> str:
-        return content_hash(self.revision, self.base, [action_id(a) for a in self.actions])[:16]
+        return plan_id_of(self.revision, self.base, self.actions)
+
+
+def plan_id_of(revision: Revision, base: str, actions: Iterable[Action]) -> str:
+    """What a plan is called: by what it would do, whatever holds it back, in whatever order."""
+    return content_hash(revision, base, sorted(action_id(action) for action in actions))[:16]

@@ -1,80 +1,139 @@
-"""What holds actions back that would otherwise be carried out: budgets and resources in use.
+"""What holds actions back that would otherwise be carried out.
 
-Rules: a removal budget that is exceeded holds every removal, not just the last few, because the
-next pass would take the rest. A launch waits for the GPUs and ports a removal has yet to free.
+Rules, in the order in which they are asked; the first reason found is the one that is told:
+- a suspension or a rule to leave drift alone beats everything, what the nodes say included;
+- then what an instance itself gave as a reason (`plan.instances`);
+- then tombstones, windows, manual mode, and only after these the order: nobody waits for a change
+  of a neighbour that is itself put off;
+- then the budgets for what is left to remove, and last the GPUs and ports that are still in use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from reconciler.core.actions import Action, Held, Launch, Remove, Replace, action_id
-from reconciler.core.desired import Guards
+from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
-from reconciler.core.records import InstanceRecord, State
+from reconciler.core.observed import Observed
+from reconciler.core.plan import Finding, terms
+from reconciler.core.plan.budgets import approval_hint, budget_holds, removals_id, removals_wanted
+from reconciler.core.plan.order import hold_for_order
+from reconciler.core.records import InstanceRecord, State, node_name
 
-
-def removal_budget(guards: Guards, owned: int) -> int:
-    """How many instances may be under removal at once; a fleet of one can still shrink."""
-    by_percent = -(-owned * guards.removals_max_percent // 100)
-    return max(1, min(guards.removals_max, by_percent)) if guards.removals_max else 0
-
-
-def hold_removals(
-    actions: Sequence[Action], guards: Guards, records: Mapping[InstanceKey, InstanceRecord]
-) -> list[Action]:
-    """Holds all removals when there are more than the budget, those already under way included."""
-    owned = [r for r in records.values() if r.state is not State.DECOMMISSIONED]
-    under_way = sum(r.state is State.DECOMMISSIONING for r in owned)
-    begun = {r.key for r in owned if r.state is State.DECOMMISSIONING}
-    fresh = [
-        a for a in actions if isinstance(a, Remove) and a.held is None and a.instance not in begun
-    ]
-    budget = removal_budget(guards, len(owned))
-    if len(fresh) + under_way <= budget:
-        return list(actions)
-    held = Held(
+IGNORED = "ignored"
+NEEDS_A_PERSON = frozenset(
+    {
+        "awaiting_apply",
+        "dependency_cycle",
+        "name_in_use_on_node",
         "removal_budget",
-        f"{len(fresh) + under_way} removals exceed the budget of {budget} for one pass "
-        f"({guards.removals_max}, {guards.removals_max_percent} % of {len(owned)}); "
-        "raise guards in the Environment if this is meant",
-    )
-    over = {a.instance for a in fresh}
-    return [
-        replace(a, held=held) if isinstance(a, Remove) and a.instance in over else a
+        "tombstone_missing",
+        "version_deprecated",
+    }
+)
+"""Held until somebody does something; everything else that is held goes on by itself."""
+
+Records = Mapping[InstanceKey, InstanceRecord]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that guards look at beside the actions. `plan_id` is empty once somebody applied it."""
+
+    desired: Desired
+    observed: Observed
+    records: Records
+    moving: Mapping[InstanceKey, InstanceRecord]
+    now_ms: int
+    plan_id: str = ""
+
+
+def hold_back(actions: Sequence[Action], case: Situation) -> list[Action]:
+    """The same actions, each with why it is held if it is."""
+    closed = terms.closed_projects(actions, case.desired.guards, case.now_ms)
+    actions = [_by_time(_by_people(action, case), case, closed) for action in actions]
+    actions = hold_for_order(actions, case.desired, case.observed, case.records, case.moving)
+    holds = budget_holds(actions, case.desired.guards, case.records, case.now_ms)
+    actions = [
+        replace(a, held=a.held or holds.get(a.instance)) if isinstance(a, Remove) else a
         for a in actions
     ]
+    return hold_for_resources(actions, case.records)
 
 
-def hold_for_resources(
-    actions: Sequence[Action],
-    records: Mapping[InstanceKey, InstanceRecord],
-) -> list[Action]:
-    """Holds launches whose GPUs or fixed host ports another instance on the node still occupies."""
-    occupied = _occupied(records)
+def _by_people(action: Action, case: Situation) -> Action:
+    above = terms.suspension(action, case.desired, case.now_ms) or terms.known_drift(
+        action, case.desired.guards, case.now_ms
+    )
+    held = above or action.held or terms.tombstone(action, case.desired, case.records)
+    return action if held is action.held else replace(action, held=held)
+
+
+def _by_time(action: Action, case: Situation, closed: Mapping[str, Held]) -> Action:
+    if action.held is not None:
+        return action
+    held = terms.timing(action, closed)
+    if held is None and case.desired.guards.manual and case.plan_id:
+        held = terms.awaiting(action, case.records, case.plan_id)
+    return action if held is None else replace(action, held=held)
+
+
+def guard_findings(actions: Sequence[Action], records: Records) -> list[Finding]:
+    """What people have to do for what is held to go ahead, once for each reason."""
+    wanted = removals_id(removals_wanted(actions, records))
+    found = {
+        (held.code, held.message): f"AppInstance/{action.instance}"
+        for action in reversed(actions)
+        if (held := action.held) is not None and held.code in NEEDS_A_PERSON
+    }
+    hints = {"removal_budget": approval_hint(wanted)}
+    return [
+        Finding("stalled", code, name, message, hints.get(code, ""))
+        for (code, message), name in sorted(found.items())
+    ]
+
+
+def hold_for_resources(actions: Sequence[Action], records: Records) -> list[Action]:
+    """Holds launches whose GPUs, fixed host ports or name others on the node still occupy."""
+    if all(a.held is not None or not isinstance(a, Launch | Replace) for a in actions):
+        return list(actions)
+    occupied, named = _occupied(records), _named(records)
     by_instance = {a.instance: a for a in actions}
     result: list[Action] = []
     for action in actions:
         if not isinstance(action, Launch | Replace) or action.held is not None:
             result.append(action)
             continue
+        owner = named.get((action.node, action.workload.instance), action.instance)
         others = {
             occupied[claim]
             for claim in _claims(action)
             if occupied.get(claim, action.instance) != action.instance
         }
-        result.append(_wait_for(action, others, by_instance) if others else action)
+        if owner != action.instance:
+            result.append(replace(action, held=_name_taken(action, owner)))
+        else:
+            result.append(_wait_for(action, others, by_instance) if others else action)
     return result
+
+
+def _name_taken(action: Launch | Replace, owner: InstanceKey) -> Held:
+    return Held(
+        "name_in_use_on_node",
+        f"{owner} was renamed and is still called {action.workload.instance} on {action.node}; "
+        f"give this one another name, or wait until {owner} has gone from there",
+    )
 
 
 def _wait_for(
     action: Launch | Replace, others: set[InstanceKey], by_instance: Mapping[InstanceKey, Action]
 ) -> Action:
     names = ", ".join(sorted(others))
-    waits = tuple(sorted(action_id(by_instance[o]) for o in others if o in by_instance))
+    waits = {action_id(by_instance[o]) for o in others if o in by_instance}
     held = Held("resource_in_use", f"waits for GPUs or ports still held by {names}")
-    return replace(action, held=held, depends_on=waits)
+    return replace(action, held=held, depends_on=tuple(sorted({*action.depends_on, *waits})))
 
 
 def _claims(action: Launch | Replace) -> list[tuple[str, str, str]]:
@@ -84,11 +143,10 @@ def _claims(action: Launch | Replace) -> list[tuple[str, str, str]]:
     return [*gpus, *ports]
 
 
-def _occupied(
-    records: Mapping[InstanceKey, InstanceRecord],
-) -> dict[tuple[str, str, str], InstanceKey]:
+def _occupied(records: Records) -> dict[tuple[str, str, str], InstanceKey]:
     taken: dict[tuple[str, str, str], InstanceKey] = {}
-    for key, record in sorted(records.items()):
+    for key in sorted(records):
+        record = records[key]
         if record.state in (State.DECOMMISSIONED, State.REQUESTED):
             continue
         for uuid in record.gpu_uuids:
@@ -96,3 +154,12 @@ def _occupied(
         for port in record.host_ports:
             taken[(record.node, "port", str(port))] = key
     return taken
+
+
+def _named(records: Records) -> dict[tuple[str, str], InstanceKey]:
+    """(node, the name it has there) of those that have another name with us."""
+    return {
+        (record.node, node_name(record)): key
+        for key, record in records.items()
+        if record.runtime_name and record.state not in (State.DECOMMISSIONED, State.REQUESTED)
+    }

@@ -6,10 +6,20 @@ node was already asked for is waited for, not asked again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node_agent.wire import FailureReason, Phase, WorkloadReport
-from reconciler.core.actions import Action, Control, Held, Launch, Precondition, Remove, Replace
+from reconciler.core.actions import (
+    Action,
+    Cause,
+    Control,
+    Held,
+    Launch,
+    Move,
+    Precondition,
+    Remove,
+    Replace,
+)
 from reconciler.core.desired import Target
 from reconciler.core.lifecycle import next_epoch
 from reconciler.core.names import InstanceKey
@@ -36,6 +46,8 @@ class Case:
     now_ms: int
     destination: Unknown | None = None
     """Why nobody could look at the node where it should be; None when its report is at hand."""
+    former: InstanceRecord | None = None
+    """The record of its former name that is to become its own; `seen` is of that one then."""
 
     @property
     def report(self) -> WorkloadReport | None:
@@ -60,6 +72,8 @@ Verdict = Action | Waiting | Finding | None
 
 def decide(case: Case) -> Verdict:
     """The next thing to do for one instance; None when it is as it should be."""
+    if case.former is not None:
+        return _move(case, case.former)
     leaving = _leaving(case)
     if leaving:
         return _removal(case, leaving) if case.owned else None
@@ -74,6 +88,33 @@ def decide(case: Case) -> Verdict:
     if report.target_hash == case.target.workload.spec_hash:
         return _present(case, case.target, report)
     return _different(case, case.target, report)
+
+
+def _move(case: Case, former: InstanceRecord) -> Move:
+    held = None
+    if _queued(case, "launch", "replace", "control", "remove"):
+        held = Held("operation_under_way", f"moves once {former.key} has taken over its task")
+    return Move(
+        case.key,
+        former.key,
+        former.node,
+        max(next_epoch(former), next_epoch(case.record)),
+        f"renamed from {former.key}; {_after_move(case, former)}",
+        case.precondition,
+        held=held,
+    )
+
+
+def _after_move(case: Case, former: InstanceRecord) -> str:
+    """What follows the new name, for who reviews the plan that only shows the first step."""
+    assert case.target is not None
+    instance = case.target.instance
+    if instance.node != former.node:
+        return f"then it goes to node {instance.node}"
+    if instance.version != former.target_version:
+        return f"then version {former.target_version} → {instance.version}"
+    same = case.target.workload.spec_hash == former.target_hash
+    return "it runs on" if same else "then its parameters change"
 
 
 def _leaving(case: Case) -> str:
@@ -162,7 +203,7 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
             str(target.instance.ref),
             f"version {target.instance.version} was given up: {report.message or reason}; "
             "what ran before runs on",
-            "fix it or revert it with a new commit",
+            f"fix it with a new commit, or go back with one: gpuaas rollback {target.instance.ref}",
         )
     record = case.record
     if record is not None and record.applied_hash not in ("", report.target_hash):
@@ -173,7 +214,7 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
     if under_way:
         return under_way
     held = _backing_off(case, report) or _artifact_hold(case)
-    return _launch(case, target, f"retry after {reason}", held)
+    return replace(_launch(case, target, f"retry after {reason}", held), cause="retry")
 
 
 def retry_pause_ms(attempts: int) -> int:
@@ -204,6 +245,7 @@ def _removal(case: Case, why: str) -> Verdict:
         why,
         case.precondition,
         held=held or _refusal(case),
+        cause="retry" if record.state is State.DECOMMISSIONING else "change",
     )
 
 
@@ -247,9 +289,10 @@ def _refusal(case: Case) -> Held | None:
     intent = case.intent
     if intent is None or intent.state != "refused":
         return None
-    if case.now_ms >= intent.created_at_ms + REFUSED_PAUSE_MS:
+    due_ms = intent.created_at_ms + REFUSED_PAUSE_MS
+    if case.now_ms >= due_ms:
         return None
-    return Held("task_refused", f"node {intent.node} refused its task: {intent.detail}")
+    return Held("task_refused", f"node {intent.node} refused its task: {intent.detail}", due_ms)
 
 
 def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
@@ -259,7 +302,7 @@ def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
         return None
     why = report.message or (report.reason.value if report.reason else "failed")
     pause_s = retry_pause_ms(attempts) // 1000
-    return Held("backing_off", f"{why}; tried again {pause_s} s after it failed")
+    return Held("backing_off", f"{why}; tried again {pause_s} s after it failed", due_ms)
 
 
 def _artifact_hold(case: Case) -> Held | None:
@@ -272,6 +315,14 @@ def _artifact_hold(case: Case) -> Held | None:
     return None
 
 
+def _cause(case: Case, target: Target) -> Cause:
+    """Drift is only what worked already, and just as it is wanted now."""
+    record = case.record if case.begun else None
+    if record is None or record.target_hash != target.workload.spec_hash:
+        return "change"
+    return "drift" if record.applied_hash == record.target_hash else "retry"
+
+
 def _launch(case: Case, target: Target, reason: str, held: Held | None) -> Launch:
     return Launch(
         instance=case.key,
@@ -282,6 +333,7 @@ def _launch(case: Case, target: Target, reason: str, held: Held | None) -> Launc
         reason=reason,
         precondition=case.precondition,
         held=held or _refusal(case),
+        cause=_cause(case, target),
     )
 
 
@@ -306,6 +358,7 @@ def _replace(case: Case, target: Target, held: Held | None) -> Replace:
         reason=reason,
         precondition=case.precondition,
         held=held or _refusal(case),
+        cause=_cause(case, target),
     )
 
 
