@@ -14,16 +14,22 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from pydantic import ValidationError
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -33,9 +39,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from reconciler.adapters import store_schema
 from reconciler.errors import GpuaasError, Refused, Transient
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITE = "gpuaas_write"
 _MIGRATION_LOCK = 0x67707561
 _DIALECTS = ("sqlite", "postgresql")
@@ -75,6 +81,8 @@ def writer(engine: Engine) -> Engine:
 def insert(connection: Connection, table: Table) -> Any:
     """The dialect's INSERT, for its `on_conflict_…` methods, which have the same form in both."""
     if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - see _migrate
+
         return postgresql.insert(table)
     return sqlite.insert(table)
 
@@ -173,34 +181,27 @@ def _switch_to_wal(engine: Engine, busy_timeout_ms: int) -> None:
 
 
 def _migrate(engine: Engine, where: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    script = ScriptDirectory.from_config(config)
     with engine.begin() as connection:
-        if _schema_is_current(connection, script, where):
+        if _stored_revision(connection) == store_schema.REVISION:
             return
+    # Alembic takes longer to import than all else takes to start, and is seldom needed.
+    from reconciler.adapters.store_migrate import migrate  # noqa: PLC0415
+
     with writer(engine).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATION_LOCK})
         # Asked again under the lock: another process may have migrated meanwhile.
-        if not _schema_is_current(connection, script, where):
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        if _stored_revision(connection) != store_schema.REVISION:
+            migrate(connection, where)
 
 
-def _schema_is_current(connection: Connection, script: ScriptDirectory, where: str) -> bool:
-    found = set(MigrationContext.configure(connection).get_current_heads())
-    known = {migration.revision for migration in script.walk_revisions()}
-    if found - known:
-        raise Refused(
-            "store_newer",
-            f"the store has schema {', '.join(sorted(found))}, this version knows "
-            f"{max(known)} and older",
-            where=where,
-            hint="run the gpuaas version that last wrote it, or a later one",
-        )
-    return found == set(script.get_heads())
+def _stored_revision(connection: Connection) -> str | None:
+    """The one revision that a migrated store is at; None before, or while there are several."""
+    table = store_schema.migrated
+    if not inspect(connection).has_table(table.name):
+        return None
+    found = list(connection.execute(select(table.c.version_num)).scalars())
+    return str(found[0]) if len(found) == 1 else None
 
 
 _REBUILD = "restore it from a backup, or delete it: it is rebuilt from Git and nodes"

@@ -6,7 +6,7 @@ Rules: every function gets the open connection of its caller's transaction and n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -15,11 +15,15 @@ from sqlalchemy import Column, Connection, Row, Select, delete, select, update
 from node_agent.envelope import key_id
 from reconciler.adapters import store_schema as tables
 from reconciler.adapters.store_engine import insert
-from reconciler.core.records import AcceptedObject, EnrolledNode, Event, Intent
+from reconciler.core.names import InstanceKey
+from reconciler.core.records import AcceptedObject, EnrolledNode, Event, InstanceRecord, Intent
 from reconciler.errors import Refused
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+RECORD: TypeAdapter[InstanceRecord] = TypeAdapter(InstanceRecord)
 EVENT_CURSOR = "event_cursor"
+ACCEPTED_EDITION = "accepted_edition"
+RECORDS_EDITION = "records_edition"
 OPEN = ("queued", "accepted")
 UNSETTLED = (*OPEN, "refused")
 _BATCH = 500
@@ -62,8 +66,32 @@ def save_single(connection: Connection, name: str, document: str | None) -> None
 
 def accepted_objects(connection: Connection) -> dict[str, AcceptedObject]:
     table = tables.accepted_objects
-    rows = connection.execute(select(table).order_by(table.c.ref))
-    return {row.ref: AcceptedObject(**row._mapping) for row in rows}
+    columns = (table.c[field.name] for field in fields(AcceptedObject))
+    rows = connection.execute(select(*columns).order_by(table.c.ref)).all()
+    return {row[0]: AcceptedObject(*row) for row in rows}
+
+
+def instance_records(connection: Connection) -> dict[InstanceKey, InstanceRecord]:
+    table = tables.instances
+    rows = connection.execute(select(table.c.document).order_by(table.c.key)).all()
+    found = [RECORD.validate_json(document) for (document,) in rows]
+    return {record.key: record for record in found}
+
+
+def edition(connection: Connection, name: str) -> int:
+    """How often a table was written to; 0 when never."""
+    query = select(tables.counters.c.value).where(tables.counters.c.name == name)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def next_edition(connection: Connection, name: str) -> int:
+    """Counts a write, and keeps others from writing there until this transaction ends."""
+    table = tables.counters
+    count = insert(connection, table).values(name=name, value=1)
+    more = count.on_conflict_do_update(
+        index_elements=[table.c.name], set_={"value": table.c.value + 1}
+    )
+    return int(connection.execute(more.returning(table.c.value)).scalar_one())
 
 
 def intents_query() -> Select[Any]:

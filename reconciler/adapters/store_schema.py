@@ -17,7 +17,13 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+REVISION = "0001"
+"""Of the newest migration; a test holds the two together."""
+
 metadata = MetaData()
+
+# Alembic's own: made and written by it, read here to see whether it has anything to do.
+migrated = Table("alembic_version", MetaData(), Column("version_num", Text))
 
 leases = Table(
     "leases",

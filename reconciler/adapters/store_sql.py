@@ -1,7 +1,11 @@
 """`ports.Store` in SQL, on SQLite or PostgreSQL.
 
-Rules: every method is one transaction. What is decided from what was read is decided under a lock:
-SQLite's write lock, or the row locks of PostgreSQL (FOR UPDATE, or a conditional UPDATE). No clock.
+Rules:
+- Every method is one transaction. What is decided from what was read is decided under a lock:
+  SQLite's write lock, or PostgreSQL's row locks (FOR UPDATE, or a conditional UPDATE). No clock.
+- Accepted objects and records are read whole at every pass and seldom change. Each has an edition,
+  counted up in the transaction that writes there, by whichever process: what was read stays good
+  for as long as the edition is the same.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -27,15 +33,21 @@ from node_agent.wire import TaskAck
 from reconciler.adapters import store_schema as tables
 from reconciler.adapters.store_engine import insert, open_engine, reader, translated, writer
 from reconciler.adapters.store_rows import (
+    ACCEPTED_EDITION,
     EVENT,
     EVENT_CURSOR,
+    RECORD,
+    RECORDS_EDITION,
     UNSETTLED,
     accepted_objects,
     delete_where,
+    edition,
     enrol,
     insert_events,
     insert_intents,
+    instance_records,
     intents_query,
+    next_edition,
     save_single,
     single,
     supersede_intents,
@@ -46,6 +58,7 @@ from reconciler.adapters.store_rows import (
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.records import (
     Accepted,
+    AcceptedObject,
     EnrolledNode,
     InstanceRecord,
     Intent,
@@ -54,7 +67,7 @@ from reconciler.core.records import (
 )
 from reconciler.ports import Changes
 
-_RECORD: TypeAdapter[InstanceRecord] = TypeAdapter(InstanceRecord)
+Records = Mapping[InstanceKey, InstanceRecord]
 _SUMMARY: TypeAdapter[PassSummary] = TypeAdapter(PassSummary)
 _ACCEPTED_REVISION = "accepted_revision"
 _LAST_PASS = "last_pass"  # noqa: S105 - the name of a row
@@ -68,6 +81,9 @@ class SqlStore:
         self._reader = reader(self._engine)
         self._writer = writer(self._engine)
         self._where = self._engine.url.render_as_string(hide_password=True)
+        self._accepted: tuple[int, Accepted] = (-1, Accepted())
+        self._records: tuple[int, Records] = (-1, {})
+        """With the edition that each is; -1 for nothing read yet."""
 
     @classmethod
     def open(cls, url: str, busy_timeout_ms: int = 5_000) -> SqlStore:
@@ -118,51 +134,75 @@ class SqlStore:
 
     def accepted(self) -> Accepted:
         with self._read() as connection:
-            revision = single(connection, _ACCEPTED_REVISION)
-            return Accepted(
-                revision=Revision(revision) if revision is not None else None,
-                objects=accepted_objects(connection),
-            )
+            self._accepted = found = self._read_accepted(connection)
+        return found[1]
+
+    def _read_accepted(self, connection: Connection) -> tuple[int, Accepted]:
+        known, now = self._accepted, edition(connection, ACCEPTED_EDITION)
+        if known[0] == now:
+            return known
+        revision = single(connection, _ACCEPTED_REVISION)
+        objects = accepted_objects(connection)
+        return now, Accepted(Revision(revision) if revision is not None else None, objects)
 
     def save_accepted(self, accepted: Accepted) -> None:
-        table = tables.accepted_objects
+        # Mostly nothing is new: look before taking the write lock.
+        if self.accepted() is accepted:
+            return
         with self._write() as connection:
-            before = accepted_objects(connection)
-            delete_where(connection, table.c.ref, sorted(before.keys() - accepted.objects.keys()))
-            changed = [
-                asdict(entry)
-                for ref, entry in sorted(accepted.objects.items())
-                if before.get(ref) != entry
-            ]
-            upsert(connection, table.c.ref, changed)
-            save_single(connection, _ACCEPTED_REVISION, accepted.revision)
+            now = next_edition(connection, ACCEPTED_EDITION)
+            known = self._accepted
+            before = known[1].objects if known[0] == now - 1 else accepted_objects(connection)
+            self._replace_accepted(connection, before, accepted)
+        self._accepted = (now, accepted)
+
+    def _replace_accepted(
+        self, connection: Connection, before: Mapping[str, AcceptedObject], accepted: Accepted
+    ) -> None:
+        table = tables.accepted_objects
+        delete_where(connection, table.c.ref, sorted(before.keys() - accepted.objects.keys()))
+        changed = [
+            asdict(entry)
+            for ref, entry in sorted(accepted.objects.items(), key=itemgetter(0))
+            if (stored := before.get(ref)) is not entry and stored != entry
+        ]
+        upsert(connection, table.c.ref, changed)
+        save_single(connection, _ACCEPTED_REVISION, accepted.revision)
 
     # --- instance records, events and intents ----------------------------------------------------
 
-    def records(self) -> Mapping[InstanceKey, InstanceRecord]:
-        table = tables.instances
+    def records(self) -> Records:
         with self._read() as connection:
-            rows = connection.execute(select(table.c.document).order_by(table.c.key))
-            found = [_RECORD.validate_json(document) for (document,) in rows]
-        return {record.key: record for record in found}
+            known, now = self._records, edition(connection, RECORDS_EDITION)
+            if known[0] != now:
+                self._records = known = (now, MappingProxyType(instance_records(connection)))
+        return known[1]
 
     def commit(self, changes: Changes) -> None:
+        records = {record.key: record for record in changes.records}
+        now = -1
         with self._write() as connection:
             supersede_intents(connection, changes.closed)
             insert_intents(connection, changes.intents)
             insert_events(connection, changes.events)
-            upsert(
-                connection,
-                tables.instances.c.key,
-                [
-                    {"key": record.key, "document": _RECORD.dump_json(record).decode()}
-                    for record in {record.key: record for record in changes.records}.values()
-                ],
-            )
+            if records or changes.forgotten:
+                now = next_edition(connection, RECORDS_EDITION)
+            documents = [
+                {"key": key, "document": RECORD.dump_json(record).decode()}
+                for key, record in records.items()
+            ]
+            upsert(connection, tables.instances.c.key, documents)
             delete_where(connection, tables.instances.c.key, changes.forgotten)
             if changes.summary is not None:
                 summary = _SUMMARY.dump_json(changes.summary).decode()
                 save_single(connection, _LAST_PASS, summary)
+        known = self._records
+        if known[0] == now - 1:
+            # What was just stored need not be read again.
+            after = {**known[1], **records}
+            for key in changes.forgotten:
+                after.pop(key, None)
+            self._records = (now, MappingProxyType(dict(sorted(after.items(), key=itemgetter(0)))))
 
     def events(
         self, after: int = 0, limit: int = 1000, instance: InstanceKey | None = None

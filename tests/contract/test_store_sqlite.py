@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,13 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.pool import Pool
 from sqlalchemy.schema import CreateTable
 
-from reconciler.adapters.store_schema import metadata
+from reconciler.adapters.store_migrate import newest
+from reconciler.adapters.store_schema import REVISION, metadata
 from reconciler.adapters.store_sql import SqlStore
+from reconciler.core.records import Accepted, AcceptedObject
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import Changes
+from tests.contract.crash_writer import REVISION as COMMIT
 from tests.contract.crash_writer import changes
 
 _ROOT = Path(__file__).parents[2]
@@ -61,6 +65,42 @@ def read_numbers(process: subprocess.Popen[str], count: int) -> list[int]:
     return [int(process.stdout.readline()) for _ in range(count)]
 
 
+class TestEditions:
+    """What was read is kept, for as long as nobody wrote."""
+
+    def test_what_another_process_wrote_is_read(self, path: Path) -> None:
+        one = AcceptedObject("App/hello", "catalog/hello/app.yaml", 1, "{}", COMMIT)
+        with opened(path) as here, opened(path) as there:
+            for writer_, reader_ in ((here, there), (there, here), (here, there)):
+                assert here.accepted() == there.accepted()
+                assert here.records() == there.records()
+                count = len(here.records())
+                document = f'{{"count":{count}}}'
+                accepted = Accepted(COMMIT, {one.ref: replace(one, document_json=document)})
+                writer_.save_accepted(accepted)
+                writer_.commit(changes(count + 1))
+                assert reader_.accepted() == accepted
+                assert len(reader_.records()) > count
+            there.commit(Changes(forgotten=list(here.records())))
+            assert here.records() == {}
+
+    def test_what_nobody_wrote_is_not_read_again(self, path: Path) -> None:
+        with opened(path) as store:
+            store.commit(changes(1))
+            accepted = Accepted(COMMIT, {})
+            store.save_accepted(accepted)
+            assert store.accepted() is accepted
+            assert store.records() is store.records()
+
+    def test_what_was_refused_is_not_remembered(self, path: Path) -> None:
+        with opened(path) as store:
+            store.commit(changes(1))
+            before = store.records()
+            with pytest.raises(Refused):
+                store.commit(replace(changes(2), intents=changes(1).intents))
+            assert store.records() == before
+
+
 class TestMigrations:
     def test_the_migrated_schema_is_the_metadata(self, path: Path) -> None:
         with opened(path):
@@ -70,6 +110,9 @@ class TestMigrations:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, metadata) == []
         engine.dispose()
+
+    def test_the_newest_migration_is_the_one_a_start_looks_for(self) -> None:
+        assert newest() == REVISION
 
     def test_the_schema_is_fit_for_postgresql(self) -> None:
         dialect = make_url("postgresql+psycopg://").get_dialect()()
@@ -85,9 +128,9 @@ class TestMigrations:
             assert store.last_cursor() == 2
 
     def test_many_processes_open_a_new_store_at_once(self, path: Path) -> None:
-        with writer(path, 1_000) as a, writer(path, 2_000) as b, writer(path, 3_000) as c:
+        with writer(path, 10**6) as a, writer(path, 2 * 10**6) as b, writer(path, 3 * 10**6) as c:
             numbers = [read_numbers(process, 3) for process in (a, b, c)]
-        assert numbers == [[n, n + 1, n + 2] for n in (1_000, 2_000, 3_000)]
+        assert numbers == [[n, n + 1, n + 2] for n in (10**6, 2 * 10**6, 3 * 10**6)]
         with opened(path) as store:
             cursors = [numbered.cursor for numbered in store.events()]
         assert cursors == list(range(1, len(cursors) + 1))
