@@ -90,7 +90,8 @@ class Signal:
 class ServerDeps:
     """`wake` asks the loop for a pass, with the reason; it may be called from any thread.
 
-    `task_key` names the signing key of tasks in the secret store.
+    `task_key` names the signing key of tasks in the secret store. `snapshot` gives a signed
+    snapshot to plan offline with, where this server offers any.
     """
 
     store: Store
@@ -101,6 +102,7 @@ class ServerDeps:
     task_queued: Signal
     metrics: Metrics
     task_key: str = "tasks"
+    snapshot: Callable[[], bytes] | None = None
 
 
 class Threads:

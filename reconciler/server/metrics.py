@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from reconciler.core.records import EnrolledNode, InstanceRecord, Intent, PassSummary
-from reconciler.read_models import instances_by_state
+from reconciler.views.read_models import instances_by_state
 
 _PASS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

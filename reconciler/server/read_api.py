@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Collection
@@ -18,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from reconciler import read_models
 from reconciler.core.names import NAME, InstanceKey
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError
 from reconciler.server.metrics import StateCollector
+from reconciler.views import read_models
 
 EVENTS_PER_PAGE_MAX = 1_000
 _CURSOR_MAX = 2**63 - 1
@@ -39,6 +40,8 @@ class ReadApi:
     def __init__(self, deps: ServerDeps, threads: Threads) -> None:
         self._deps = deps
         self._threads = threads
+        # A snapshot may wait for the registry: who asks for one waits in a line of its own.
+        self._snapshots = Threads(1)
         self._offline_after_ms = int(deps.settings.node_offline_after_s * 1000)
         listen = urlsplit(f"//{deps.settings.listen}").hostname or ""
         self._hosts = {"localhost", listen, *map(str.lower, deps.settings.allowed_hosts)}
@@ -53,6 +56,7 @@ class ReadApi:
             "/v1/instances/{tenant}/{project}/{name}": self.instance,
             "/v1/events": self.events,
             "/v1/nodes": self.nodes,
+            "/v1/snapshot": self.snapshot,
         }
         return [
             Route(path, answer if path in _PROBES else self._called_by_name(answer))
@@ -104,6 +108,17 @@ class ReadApi:
         now_ms = self._deps.clock.now_ms()
         return JSONResponse(read_models.nodes_document(nodes, now_ms, self._offline_after_ms))
 
+    async def snapshot(self, request: Request) -> Response:
+        """What an offline plan is made from: signed and redacted, compressed for who takes that."""
+        take = self._deps.snapshot
+        if take is None:
+            raise ApiError(404, "no_snapshot", "this server offers no snapshots")
+        content, headers = await self._snapshots.run(take), {"Vary": "Accept-Encoding"}
+        if _takes_gzip(request.headers.get("accept-encoding", "")):
+            content = await self._snapshots.run(gzip.compress, content, 5, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return Response(content, media_type="application/json", headers=headers)
+
     def _called_by_name(self, answer: Answer) -> Answer:
         async def checked(request: Request) -> Response:
             if not self._deps.settings.allow_remote_read:
@@ -144,6 +159,15 @@ def check_host(header: str, names: Collection[str]) -> None:
         pass  # Neither a host nor an address: refused like any name that is not ours.
     message = "this host is not called so: use its address, or name it in allowed_hosts"
     raise ApiError(421, "wrong_host", message)
+
+
+def _takes_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header allows gzip: named, and not with a weight of 0."""
+    for part in header.lower().split(","):
+        name, _, weight = part.replace(" ", "").partition(";q=")
+        if name in ("gzip", "*"):
+            return not re.fullmatch(r"0(\.0*)?", weight or "1")
+    return False
 
 
 def _number(request: Request, name: str, default: int, maximum: int) -> int:

@@ -1,15 +1,23 @@
-"""What a check of files needs, and nothing that takes long to import."""
+"""What a check of files needs, and nothing that takes long to import.
+
+Rules: the Git library is loaded by the first look into a repository.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reconciler.adapters.git_pygit2 import GitSource
 from reconciler.adapters.schema_files import load_schemas
 from reconciler.adapters.working_tree import snapshot_of_directory
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot
+from reconciler.errors import GpuaasError
 from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.adapters.git_pygit2 import GitReader
 
 
 def schema_set() -> SchemaSet:
@@ -18,8 +26,40 @@ def schema_set() -> SchemaSet:
 
 
 def read_local(path: Path, ref: str | None, settings: Settings) -> Snapshot:
-    """A folder as it is, or a commit of the repository there."""
+    """A folder as it is, or as it is in a commit of the repository there."""
     if ref is None:
         return snapshot_of_directory(path, settings)
-    reader = GitSource.local(path, settings)
-    return reader.snapshot(reader.resolve(ref))
+    reader = _repository(path, settings)
+    return below(reader.snapshot(reader.resolve(ref)), reader.prefix_of(path))
+
+
+def read_base(path: Path, ref: str | None, base: str, settings: Settings) -> Snapshot:
+    """The folder as it is where `ref` (None: HEAD) and `base` parted."""
+    reader = _repository(path, settings)
+    return below(reader.snapshot(reader.merge_base(ref or "HEAD", base)), reader.prefix_of(path))
+
+
+def prefix_in_repository(path: Path, settings: Settings) -> str:
+    """What a path below the folder begins with for whoever looks at the whole repository."""
+    try:
+        return _repository(path, settings).prefix_of(path)
+    except GpuaasError:
+        return ""
+
+
+def _repository(path: Path, settings: Settings) -> GitReader:
+    from reconciler.adapters.git_pygit2 import GitSource  # noqa: PLC0415
+
+    return GitSource.local(path, settings)
+
+
+def below(snapshot: Snapshot, prefix: str) -> Snapshot:
+    """The files below a folder (`folder/`), as if it were the root."""
+    if not prefix:
+        return snapshot
+    files = (
+        replace(file, path=file.path.removeprefix(prefix))
+        for file in snapshot.files
+        if file.path.startswith(prefix)
+    )
+    return replace(snapshot, files=tuple(files))

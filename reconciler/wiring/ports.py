@@ -5,26 +5,59 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.git_pygit2 import GitSource
-from reconciler.adapters.registry_oci import OciRegistry
 from reconciler.adapters.secrets_local import LocalSecrets
 from reconciler.adapters.store_sql import SqlStore
+from reconciler.core.names import ArtifactKey
+from reconciler.core.observed import ArtifactSeen
 from reconciler.errors import Refused
 from reconciler.ports import (
     RECONCILER_LEASE,
     TASK_KEY,
     WEBHOOK_SECRET_PATH,
     Ports,
+    RegistryEndpoint,
     Secret,
 )
 from reconciler.settings import Settings
 
+if TYPE_CHECKING:
+    from reconciler.adapters.registry_oci import OciRegistry
+
 _STORE = "store.db"
+
+
+class RegistryOnDemand:
+    """A registry that is opened by the first question: most plans ask none, and HTTP and its
+    certificates take longer to load than the store takes to open.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opening = threading.Lock()
+        self._opened: OciRegistry | None = None
+
+    def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen:
+        return self._open().look_up(endpoint, key)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    def _open(self) -> OciRegistry:
+        from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415 - see above
+
+        with self._opening:
+            if self._opened is None:
+                self._opened = OciRegistry(self._settings)
+            return self._opened
 
 
 @contextmanager
@@ -36,7 +69,7 @@ def open_ports(settings: Settings, *, make: bool = True) -> Iterator[Ports]:
     """
     folder = _state_dir(settings) if make else _existing(settings.state_dir)
     store = SqlStore.open(f"sqlite:///{folder / _STORE}")
-    registry = OciRegistry(settings)
+    registry = RegistryOnDemand(settings)
     try:
         yield Ports(
             source=GitSource(settings.repo, settings.branch, folder / "mirror.git", settings),

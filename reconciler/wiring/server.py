@@ -15,6 +15,7 @@ from reconciler.server.serve import serve
 from reconciler.settings import Settings
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.ports import first_start, holder, open_ports
+from reconciler.wiring.snapshots import snapshot_service
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,11 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(settings: Settings) -> Iterator[ControlPlane]:
-    """The server and the loop around one set of ports. The caller runs the loop."""
+def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[ControlPlane]:
+    """The server and the loop around one set of ports. The caller runs the loop.
+
+    With `manual` changes wait for somebody to apply a plan, whatever the Environment says.
+    """
     with open_ports(settings) as ports:
         first_start(ports)
         signal, metrics = Signal(), Metrics()
@@ -39,6 +43,7 @@ def control_plane(settings: Settings) -> Iterator[ControlPlane]:
             holder=holder(),
             on_tasks=lambda nodes: notify_all(signal, nodes),
             on_pass=lambda done: metrics.observe(done.summary),
+            manual=manual,
         )
         deps = ServerDeps(
             store=ports.store,
@@ -48,6 +53,7 @@ def control_plane(settings: Settings) -> Iterator[ControlPlane]:
             wake=loop.wakeups.add,
             task_queued=signal,
             metrics=metrics,
+            snapshot=snapshot_service(ports, settings),
         )
         with serve(build_app(deps), settings) as address:
             yield ControlPlane(ports, loop, address)

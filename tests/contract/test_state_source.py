@@ -120,6 +120,23 @@ def test_new_commits_are_seen_only_after_fetch(world: World) -> None:
     assert source.resolve(second[:12]) == second
 
 
+def test_a_branch_under_review_is_found_as_it_is_now(world: World) -> None:
+    main = world.remote.push({"a.yaml": b"1"})
+    source = world.source()
+    source.fetch()
+    first = world.remote.push({"a.yaml": b"2"}, branch="review")
+    with pytest.raises(Refused, match="unknown_revision"):
+        source.resolve("review")
+    assert source.find("review") == first
+    assert source.snapshot(first).files[0].content == b"2"
+    second = world.remote.push({"a.yaml": b"3"}, branch="review")
+    assert source.find("origin/review") == source.find("review") == second
+    assert source.find(main) == source.find(main[:12]) == source.find("HEAD") == main
+    assert source.find("main") == source.head() == main
+    with pytest.raises(Refused, match="unknown_revision: no such commit here: 'nowhere'"):
+        source.find("nowhere")
+
+
 def test_ancestry(world: World) -> None:
     first = world.remote.push({"a.yaml": b"1"})
     second = world.remote.push({"a.yaml": b"2"})

@@ -26,10 +26,10 @@ from reconciler.core.records import (
 )
 from reconciler.errors import Refused, Transient
 from reconciler.ports import Changes
-from reconciler.read_models import node_document
 from reconciler.server.app import ServerDeps, Signal, build_app
 from reconciler.server.metrics import Metrics
 from reconciler.server.serve import serve
+from reconciler.views.read_models import node_document
 from tests.fakes.store import MemoryStore
 from tests.server.harness import (
     NOW_MS,

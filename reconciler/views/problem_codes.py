@@ -1,0 +1,261 @@
+"""What each code of a problem means and what to do about it, for readers of a report. Pure.
+
+A problem's own message says what is wrong in this place; here stands what holds everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    what: str
+    to_do: str
+
+
+_TABLE = """
+# files and YAML
+alias | A YAML alias
+    Write the value out where it is needed.
+anchor | A YAML anchor
+    Write the value out where it is needed.
+bad_number | A number that can't be kept as it is
+    Put it in quotes if it is text; write a smaller one if it is a number.
+control_character | A character that does not belong in a text file
+    Remove it; look for what an editor or a copy brought in.
+duplicate_key | A field stands twice in one mapping
+    Keep one of the two.
+empty_file | A file without a manifest
+    Remove the file if what it held should go.
+empty_revision | A revision without one manifest
+    Restore the files. To remove everything, decommission the instances first.
+file_too_large | A file larger than is read
+    Split it.
+key_not_string | A field's name that is no text
+    Put it in quotes.
+key_too_long | A field's name that is very long
+    Shorten it.
+merge_key | A YAML merge key
+    Write the fields out.
+not_a_mapping | A document that is no manifest
+    Begin it with apiVersion, kind, metadata and spec.
+not_utf8 | A file that is not UTF-8
+    Save it as UTF-8.
+submodule | A submodule stands where manifests belong
+    Commit the files themselves.
+symlink | A symbolic link stands where manifests belong
+    Commit the file itself.
+tag | A YAML tag
+    Leave the tag out.
+too_deep | Nested deeper than is read
+    Flatten it.
+too_many_documents | More documents in one file than are read
+    Split the file.
+too_many_problems | More problems than are shown
+    Mend those that are shown first.
+yaml_syntax | Not readable as YAML
+    Look at the indentation, quotes and brackets there and in the lines above.
+# one document
+duplicate_item | Two entries of a list share what must differ
+    Give each its own.
+duplicate_object | An object stands in two places
+    Keep one of the two.
+field_not_allowed | A field that does not go with another
+    Take one of the two out.
+invalid_field | A field's value is refused
+    Compare it with the manifest reference.
+kind_mismatch | A kind that does not live at this path
+    Move the file to the path of its kind.
+launch_parameters_invalid | launch_parameters is no JSON Schema of a mapping
+    Mend the schema at the place named.
+launch_parameters_ref | $ref in launch_parameters
+    Write the schema out: nothing is looked up.
+missing_field | A required field is missing
+    Add it.
+name_mismatch | A name that disagrees with its file or folder
+    Rename one of the two.
+out_of_range | A number outside its bounds
+    Choose one within them.
+path_mismatch | A field that disagrees with the path
+    Write what the path says, or move the file.
+schema_violation | Against the schema of its kind
+    Compare it with the manifest reference.
+unknown_field | A field that the kind does not have
+    Look for a typing error; the manifest reference lists all fields.
+unknown_kind | A kind that does not exist
+    Look for a typing error.
+unknown_path | A path where no kind lives
+    Move the file to the path of its kind.
+unknown_value | A value that is none of those allowed
+    Choose one of those.
+wrong_count | Too few or too many entries
+    Add or remove some.
+wrong_format | A text of the wrong form
+    Write it in the form named.
+wrong_length | A text that is too short or too long
+    Shorten or complete it.
+wrong_type | A value of the wrong type
+    Write one of the type named; quotes make a text.
+# between objects
+allocation_not_active | An instance on an allocation that is released
+    Place it on an active allocation.
+allocation_overcommitted | Instances ask more than their allocation has
+    Ask less, or lease more.
+artifact_not_promoted | A version that is offered uses an artifact that is not promoted
+    Promote the Artifact first.
+artifact_not_visible | An artifact that the project may not use
+    Its Artifact says who may: visibility project, tenant or platform.
+artifact_retired | A version in use points at a retired artifact
+    Point it at one in good standing, or retire the version.
+artifact_revoked | A version in use points at a revoked artifact
+    Point it at one in good standing, or retire the version.
+artifact_unregistered | A version uses a digest that nobody registered
+    Register it as an Artifact, by repository and digest.
+below_minimum | Less asked than the version needs
+    Ask more, or use another version.
+dependency_cycle | Instances that wait for each other
+    Take one of them out of a depends_on.
+dependency_not_running | An instance waits for one that does not run
+    Let that one run, stop this one, or take it out of depends_on.
+engine_not_on_node | The node lacks the engine that the version needs
+    Place it on another node.
+exceeds_allocation | More asked than the allocation has
+    Ask less, or lease more.
+gpu_leased_twice | One GPU in two active allocations
+    Lease another.
+gpu_not_on_node | An allocation names a GPU that its node does not list
+    Correct the UUID, or list it on the Node.
+hint_not_allowed | A mode that policy does not allow the project
+    Leave the hint out, or have the entitlement widened.
+host_port_taken | One host port asked twice on a node
+    Take another, or leave host_port out.
+invalid_launch_parameters | launch_parameters can't be used
+    Mend the schema.
+invalid_parameter | A parameter that no launch understands
+    Choose a value within the bounds named.
+moved_from_present | moved_from names an instance that is still declared
+    Remove the old one, or take moved_from out.
+moved_twice | Two instances claim to be the same former one
+    Take moved_from out of all but one.
+no_image_variant | No image for the node's accelerators
+    Place it on another node, or add a variant.
+no_port | A host port for a version without ports
+    Take host_port out.
+node_not_exclusive | A node to itself is needed, or leased, and it is shared
+    Lease a node exclusively.
+node_overcommitted | Allocations lease more than their node has
+    Lease less.
+not_entitled | The project may not use the app
+    An admin adds or enables its Entitlement.
+not_in_canary | The version is tried out by other projects only
+    Name the project in the Promotion, or wait.
+not_promoted | No Promotion offers the version
+    Add one.
+not_supported_yet | A parameter that nothing carries out yet
+    Take it out: it is refused rather than ignored.
+pip_spec_refused | A Python package that may not be asked for so
+    Name the package and its version alone, without options, addresses or paths.
+reference_quarantined | What is referred to has a problem of its own
+    Mend that one first.
+runtime_not_offered | A runtime kind that is not offered yet
+    Use one that is.
+unknown_environment | The Environment asked for is not there
+    Add it, or ask for another.
+unknown_reference | Something is named that does not exist
+    Look for a typing error, or add it.
+version_ambiguous | Two spellings of one version
+    Keep one of them.
+version_not_offered | The version takes no instances in its state
+    Use one that is on offer.
+version_unreadable | A version that can't be ordered
+    Write it as 1.2.0, 1.2.0rc1 or 1.2.0+build.5.
+wrong_accelerator | The version does not run on the node's accelerators
+    Place it on another node.
+wrong_capacity_shape | The version needs another shape of node
+    Place it on another node.
+# keys, roles, channels, releases
+key_id_shared | Two identities (or two trust policies) use one key id
+    Give one of the keys another id.
+key_shared | One public key stands in two identities or service accounts
+    Each needs a key of its own; find out whose it is.
+email_shared | An e-mail address stands in two identities
+    Leave it with the one it belongs to.
+key_never_valid | A key's valid_until is not after its valid_from
+    Correct one of the two.
+role_beyond_scope | A platform-admin or tenant-admin bound to less than a platform or tenant
+    Widen the scope or name a smaller role.
+role_needs_human | A machine is bound to a role that is for people
+    Bind app-operator, artifact-publisher or viewer, or a person.
+binding_outside_project | A service account is bound outside its own project
+    Write its own project as the scope.
+channel_ruled_twice | Two trust policies have rules for one channel
+    Keep one.
+channel_closed | A channel that nothing can get into, for want of a key or builder
+    Add the key or builder, or don't require it.
+unknown_key | A channel names a signing key that no TrustPolicy has
+    Correct the id, or add the key.
+unknown_builder | A channel names a builder that no TrustPolicy accepts
+    Correct the id, or add the builder.
+key_of_another_scheme | A channel names a key of another scheme than it takes
+    Name another key or scheme.
+key_revoked | Publishers are told to sign with a revoked key
+    Name another key as signing_key.
+unknown_channel | A PlatformRelease is for a channel that no TrustPolicy rules
+    Correct the channel, or add it.
+digest_reused | One digest stands for two components or platforms
+    Copy the right digest from the build.
+release_withdrawn | A FleetPolicy wants the agent of a withdrawn release
+    Name another release.
+release_without_agent | A FleetPolicy wants the agent of a release that has none
+    Name another release.
+fleet_policies_overlap | A node belongs to two FleetPolicies
+    Narrow one of the selectors.
+unknown_pool | A FleetPolicy selects a pool that no node is in
+    Correct the pool's name.
+selects_no_node | A selector of a FleetPolicy fits no node
+    A node has to fit everything that a selector says.
+# times
+bad_time | A time that does not exist
+    Write a day of the calendar, and windows with a length.
+unknown_time_zone | A time zone that does not exist
+    Write it as Area/City, for example Europe/Berlin, or UTC.
+# told by comparison
+moved_from_unknown | moved_from names an instance that the base does not have
+    Name one that is there, or take moved_from out.
+tombstone_missing | An instance removed without having been decommissioned
+    Set desired: decommissioned first; remove the file once it is gone.
+version_changed_in_place | A version that is offered is changed
+    Add a new version instead.
+# acceptance
+invalid_workload | A workload that no node would take
+    Mend the field named.
+not_accepted | Waits for something that has a problem
+    Mend that one: this follows by itself.
+looks_renamed | An instance is gone, and a new one of its project says the very same
+    For a rename, say moved_from in the new one; else delete and add in two commits.
+project_not_attached | A runtime that several projects share, for a project that is not one of them
+    Name the project in the tenant's attached_projects, or ask for tenant_dedicated.
+removal_suspended | What looks deleted may be misplaced, or a document beside it is invalid
+    Mend that document, or put the file named where it belongs; the removal follows by itself.
+stored_form_unreadable | The last accepted form can't be read any more
+    Mend the object: its newest valid form replaces the stored one.
+"""
+
+
+def _read() -> Mapping[str, Meaning]:
+    """Two lines a code: the code and what it means, then what to do."""
+    lines = [line for line in _TABLE.splitlines() if line and not line.startswith("#")]
+    rows = zip(lines[::2], lines[1::2], strict=True)
+    split = ((*first.split(" | "), second.strip()) for first, second in rows)
+    return MappingProxyType({code: Meaning(what, to_do) for code, what, to_do in split})
+
+
+MEANINGS = _read()
+
+
+def meaning_of(code: str) -> Meaning:
+    """Of a code without a row: the words it is made of."""
+    words = code.replace("_", " ")
+    return MEANINGS.get(code, Meaning(words[:1].upper() + words[1:], "See the message."))
