@@ -7,21 +7,24 @@ A wrong command line is an error (1), so that 2 always means what it says.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
-from rich.console import Console
-from rich.text import Text
 
 from reconciler.core.printable import printable, printable_json
 from reconciler.core.records import PassSummary
 from reconciler.errors import Refused
-from reconciler.settings import Settings
+from reconciler.settings import Settings, SettingsWithoutFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,29 +32,35 @@ PIPE_COLUMNS = 200
 EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_CHANGES = 2
+_ASK_FOR_COLOURS = ("FORCE_COLOR", "TTY_COMPATIBLE")
 
 
-class Terminal(Console):
-    """A console for text that others wrote: with `markup=False` it is one line, shown as it is."""
-
-    def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
-        if markup is False:
-            objects = tuple(printable(o) if isinstance(o, str) else o for o in objects)
-        super().print(*objects, markup=markup, **options)
+# Rich is loaded by whoever prints with it: it takes longer to load than a small repo to check.
 
 
 def cell(text: str, style: str = "") -> Text:
     """Text that others wrote, as a part of a line or table: neither markup nor escape sequence."""
+    from rich.text import Text  # noqa: PLC0415
+
     return Text(printable(text), style)
 
 
 def out() -> Console:
     """Standard output; colours on a terminal only. A pipe gets lines as long as they need be."""
+    from reconciler.cli.terminal import Terminal  # noqa: PLC0415
+
     wide = None if sys.stdout.isatty() else PIPE_COLUMNS
     return Terminal(highlight=False, soft_wrap=True, width=wide)
 
 
+def plain() -> bool:
+    """Whether it is clear without asking `out()` that no colours are wanted."""
+    return not sys.stdout.isatty() and os.environ.keys().isdisjoint(_ASK_FOR_COLOURS)
+
+
 def err() -> Console:
+    from reconciler.cli.terminal import Terminal  # noqa: PLC0415
+
     return Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -78,11 +87,14 @@ def settings_options(command: F) -> F:
     return command
 
 
-def load_settings(**given: Any) -> Settings:
-    """Settings from the command line, the environment and `gpuaas.toml`, in this order."""
+def load_settings(*, file: bool = True, **given: Any) -> Settings:
+    """Settings from the command line, the environment and `gpuaas.toml`, in this order.
+
+    `file` False leaves out `gpuaas.toml`: in a checkout it is as trustworthy as whoever pushed.
+    """
     chosen = {key: value for key, value in given.items() if value is not None}
     try:
-        return Settings(**chosen)
+        return Settings(**chosen) if file else SettingsWithoutFile(**chosen)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import EXIT_OK, load_settings, out, settings_options
+from reconciler.cli.common import EXIT_OK, err, load_settings, out, settings_options
 from reconciler.core.names import InstanceKey
 from reconciler.core.printable import printable_json
 from reconciler.core.records import NumberedEvent
-from reconciler.read_models import event_document
+from reconciler.views.read_models import event_document
 from reconciler.wiring.ports import open_ports
 
 _LOOK_S = 0.5
@@ -31,6 +31,11 @@ _LOOK_S = 0.5
     show_default=True,
     help="At most so many.",
 )
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    help="Begin so many events, of any instance, before the newest.",
+)
 @click.option("--instance", help="Only events of this instance, TENANT/PROJECT/NAME.")
 @click.option("--follow", "-f", is_flag=True, help="Wait for more; stop with Ctrl-C.")
 @click.option(
@@ -42,13 +47,20 @@ _LOOK_S = 0.5
     help="Text, or one JSON object a line.",
 )
 def events(
-    after: int, limit: int, instance: str | None, follow: bool, output: str, **given: Any
+    after: int,
+    limit: int,
+    last: int | None,
+    instance: str | None,
+    follow: bool,
+    output: str,
+    **given: Any,
 ) -> int:
     """Show events, oldest first. Each has a stable event_id and a cursor to go on from.
 
     \b
     Examples:
       gpuaas events
+      gpuaas events --last 50
       gpuaas events --after 120 --format json
       gpuaas events --follow --instance acme/research/hello
     """
@@ -56,6 +68,8 @@ def events(
     key = InstanceKey(instance) if instance else None
     console = out()
     with open_ports(settings, make=follow) as ports:
+        newest = ports.store.last_cursor()
+        after = max(after, newest - last) if last else after
         while True:
             found = ports.store.events(after=after, limit=limit, instance=key)
             for numbered in found:
@@ -65,9 +79,22 @@ def events(
                     console.print(event_line(numbered), markup=False)
                 after = numbered.cursor
             if not follow:
+                _say_what_is_missing(len(found), limit, after, newest, instance)
                 return EXIT_OK
             if not found:
                 time.sleep(_LOOK_S)
+
+
+def _say_what_is_missing(
+    shown: int, limit: int, after: int, newest: int, instance: str | None
+) -> None:
+    """On standard error, so that nobody takes a part for the whole, or a wrong name for silence."""
+    if shown == limit and after < newest:
+        text = f"there may be more: --after {after} goes on, --last 50 shows the newest ({newest})"
+        err().print(text, style="yellow")
+    elif not shown:
+        of = f" of {instance}" if instance else ""
+        err().print(f"no events{of} here", style="yellow", markup=False)
 
 
 def event_line(numbered: NumberedEvent) -> str:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from keyword import iskeyword
 
 import click
+from click.shell_completion import CompletionItem
 
 from reconciler.cli.common import EXIT_ERROR, err
+from reconciler.collector import without_collector
 from reconciler.core.names import nearest
 from reconciler.errors import GpuaasError
-from reconciler.logs import configure_logging
 
 # Each command is imported when it is asked for, so that `validate` starts without the server.
 COMMANDS = {
-    "apply": "Converge now, and wait for it.",
+    "apply": "Converge now, or carry out a saved plan, and wait for it.",
+    "completion": "Print the completion script for a shell.",
     "demo": "Launch, upgrade, roll back and remove an app on this machine.",
+    "diff": "Show what differs between two revisions of the state repo.",
     "events": "Show what happened, oldest first.",
+    "explain": "Say why an object is as it is: field, desired, observed, cause, commit.",
+    "history": "Show the commits that changed an object, and what came of them.",
+    "import": "Write manifests for what is already there.",
     "node": "Let hosts join the fleet.",
     "plan": "Show what would change.",
+    "rollback": "Write a commit that takes an object back, on a branch.",
     "run": "Run the control plane.",
+    "snapshot": "Export what is observed, signed and redacted, to plan offline with.",
     "status": "Show instances, nodes and what the last pass found.",
     "validate": "Check a state repo.",
     "webhook": "Show the secret that a forge signs its webhooks with.",
 }
+LOG_NOTHING = frozenset({"completion", "validate"})
+"""What they do has no line for the log; to load the library would be a tenth of a check."""
 
 
 class Commands(click.Group):
@@ -36,8 +47,19 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             ctx.fail(_unknown(cmd_name))
-        found: click.Command = getattr(import_module(f"reconciler.cli.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        with without_collector():
+            module = import_module(f"reconciler.cli.{name}")
+        found: click.Command = getattr(module, name)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in sorted(COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(
         self,
@@ -53,7 +75,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 as asked, 1 an error, 2 differences or not there yet.",
 )
-@click.version_option(version("gpuaas"), prog_name="gpuaas")
+@click.version_option(package_name="gpuaas", prog_name="gpuaas")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -72,6 +94,10 @@ def gpuaas(context: click.Context, log_level: str | None) -> None:
       gpuaas run --repo ssh://git@forge/state.git --environment prod
       gpuaas status --wait
     """
+    if context.invoked_subcommand in LOG_NOTHING:
+        return
+    from reconciler.logs import configure_logging  # noqa: PLC0415
+
     calm = "info" if context.invoked_subcommand == "run" else "warning"
     configure_logging(log_level or calm)
 
@@ -96,4 +122,6 @@ def main() -> None:
         code = EXIT_ERROR
     except BrokenPipeError:
         code = EXIT_ERROR
+    # The process ends: to look for garbage in all that it holds would only take time.
+    gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from reconciler.cli.common import (
     EXIT_CHANGES,
     EXIT_OK,
     cell,
+    err,
     format_option,
     load_settings,
     out,
@@ -28,13 +29,17 @@ from reconciler.core.names import InstanceKey, nearest
 from reconciler.core.records import NumberedEvent
 from reconciler.errors import Refused
 from reconciler.ports import Ports
-from reconciler.read_models import event_document, status_document
+from reconciler.views.findings import place_of, said_once
+from reconciler.views.read_models import event_document, status_document
 from reconciler.wiring.ports import open_ports
 
 _LOOK_S = 0.2
 _EVENTS_SHOWN = 20
 _PASS_OVERDUE_S = 60
 """A control plane that runs makes a pass every `resync_interval_s`, 15 s by default."""
+_SILENT_S = 20
+"""Longer than it takes from one pass to the next."""
+_IS_IT_RUNNING = "Is `gpuaas run` running? Its log says why."
 _WRAPPED = ("NOTE", "ENGINES")
 _STATE_STYLES = {
     "running": "green",
@@ -98,11 +103,17 @@ def _wait(ports: Ports, deadline: float) -> int:
     asked_ms = ports.clock.now_ms()
     head = ports.source.fetch()
     ports.store.request_pass("status --wait", asked_ms)
+    silent_at = time.monotonic() + _SILENT_S
     while time.monotonic() < deadline:
-        code = verdict(ports.store.last_pass(), head, asked_ms)
+        last = ports.store.last_pass()
+        code = verdict(last, head, asked_ms)
         if code is not None:
             return code
+        if time.monotonic() > silent_at and (last is None or last.started_at_ms < asked_ms):
+            err().print(f"No pass began within {_SILENT_S} s. {_IS_IT_RUNNING}", style="yellow")
+            silent_at = deadline
         time.sleep(_LOOK_S)
+    err().print("not converged in time; what is missing is shown here", style="yellow")
     return EXIT_CHANGES
 
 
@@ -142,13 +153,12 @@ def print_instance(
     console: Console, one: Mapping[str, Any], events: Sequence[NumberedEvent]
 ) -> None:
     """One instance for people: where it stands, why, how to reach it, what happened last."""
+    wanted, runs = _versions(one)
     rows = {
         "instance": one["instance"],
         "state": shown_state(one),
-        "wanted": f"version {one['target_version']} {one['target_digest']}",
-        "runs": f"version {one['applied_version']} {one['applied_digest']}"
-        if one["applied_version"]
-        else "nothing yet",
+        "wanted": wanted,
+        "runs": runs,
         "before": one["previous_version"],
         "revision": f"{one['revision']} wanted, {one['applied_revision'] or 'none'} applied",
         "node": one["node"],
@@ -166,6 +176,17 @@ def print_instance(
         console.print(f"{text}  {condition['message']}".rstrip(), style=style, markup=False)
     for event in events:
         console.print(event_line(event), style="dim", markup=False)
+
+
+def _versions(one: Mapping[str, Any]) -> tuple[str, str]:
+    """What is wanted and what runs."""
+    wanted = f"version {one['target_version']} {one['target_digest']}"
+    runs = f"version {one['applied_version']} {one['applied_digest']}"
+    if one["state"] == "decommissioned":
+        return "nothing", f"nothing, was {runs}" if one["applied_version"] else "nothing"
+    if one["state"] == "decommissioning":
+        wanted = "nothing, it is being removed"
+    return wanted, runs if one["applied_version"] else "nothing yet"
 
 
 def print_status(console: Console, document: Mapping[str, Any]) -> None:
@@ -188,12 +209,16 @@ def print_pass(console: Console, last: Mapping[str, Any] | None) -> None:
     line = f"Last pass: {last['result']} at {last['revision'][:12]}, {last['duration_ms']} ms"
     console.print(f"{line}, {age_s} s ago", style=style, markup=False)
     if age_s >= _PASS_OVERDUE_S:
-        text = "  No pass since: all above may be old. Is `gpuaas run` running? Its log says why."
+        text = f"  No pass since: all above may be old. {_IS_IT_RUNNING}"
         console.print(text, style="red", markup=False)
     if last["message"]:
         console.print(f"  {last['message']}", style="red", markup=False)
-    for finding in last["findings"]:
-        where = finding.get("where") or finding.get("object") or ""
+    print_findings(console, last["findings"])
+
+
+def print_findings(console: Console, findings: Iterable[Mapping[str, Any]]) -> None:
+    """What a pass found: code, where, what, and what to do; what may stay so comes last."""
+    for finding, where in said_once(sorted(findings, key=lambda one: one.get("level") == "info")):
         text = f"  {finding['code']}: {where}: {finding['message']}"
         console.print(text, style="yellow", markup=False)
         if finding.get("hint"):
@@ -209,6 +234,7 @@ def shown_state(one: Mapping[str, Any]) -> str:
 def instances_table(document: Mapping[str, Any]) -> Table:
     columns = ("INSTANCE", "STATE", "READY", "VERSION", "DIGEST", "NODE", "ENDPOINT", "NOTE")
     table = _table(columns)
+    told = _Told((document.get("last_pass") or {}).get("findings", ()))
     for one in document["instances"]:
         ready = _condition(one, "Ready")
         endpoints = (f"http://{e['host_ip']}:{e['host_port']}" for e in one["endpoints"])
@@ -220,20 +246,37 @@ def instances_table(document: Mapping[str, Any]) -> Table:
             cell((one["applied_digest"] or one["target_digest"])[7:19]),
             cell(one["node"]),
             cell(" ".join(endpoints)),
-            cell(_note(one)),
+            cell(_note(one, told)),
         )
     return table
 
 
-def _note(one: Mapping[str, Any]) -> str:
-    """Why it is not as wanted, or else why it is not ready: code and message."""
+class _Told:
+    """What stands below the table, so that a row of it need not say it again."""
+
+    def __init__(self, findings: Iterable[Mapping[str, Any]]) -> None:
+        findings = tuple(findings)
+        self.words = {(finding["code"], finding.get("message")) for finding in findings}
+        self.codes: dict[str, str] = {}
+        for finding in findings:
+            # The file without line and ending, and the object where one could be read.
+            for name in (place_of(finding).partition(".")[0], str(finding.get("object", ""))):
+                self.codes.setdefault(name, finding["code"])
+
+
+def _note(one: Mapping[str, Any], told: _Told) -> str:
+    """Why it is not as wanted, or not ready, or else what is wrong with its newest form."""
     for name in ("Converged", "Ready"):
         condition = _condition(one, name)
         if condition and condition["status"] != "True":
             under_way = condition["reason"] == "Progressing" and condition["message"]
             words = ("" if under_way else _code(condition["reason"]), condition["message"])
+            if words in told.words:
+                return f"{words[0]}, see below"
             return ": ".join(word for word in words if word)
-    return ""
+    file = f"tenants/{one['tenant']}/projects/{one['project']}/instances/{one['name']}"
+    code = told.codes.get(file) or told.codes.get(f"AppInstance/{one['instance']}")
+    return f"{code}, see below" if code else ""
 
 
 def _condition(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from reconciler.errors import Refused
 
+FIRST = (
+    "environments/dev.yaml",
+    "platform/nodes/node-a.yaml",
+    "catalog/hello",
+    "tenants/acme/tenant.yaml",
+    "tenants/acme/projects/research",
+    "tenants/platform/tenant.yaml",
+    "tenants/platform/projects/catalog/project.yaml",
+    "tenants/platform/projects/catalog/artifacts/hello",
+)
+"""What of the example stands by itself: one environment, one node, one app and its instance."""
 PLACEHOLDER = re.compile(r"sha256:[0-9a-f]{64}")
 INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
 APP = "hello"
@@ -85,16 +95,15 @@ class StateRepo:
 
 
 def make_state_repo(folder: Path, published: Published) -> StateRepo:
-    """Copies the example to `folder`, fills in what was published, and makes the first commit."""
-    with as_file(example_root()) as example:
-        shutil.copytree(example, folder, dirs_exist_ok=True)
+    """Writes the first files of the example to `folder`, with what was published filled in, and
+    makes the first commit.
+    """
+    for path, content in first_files().items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_filled(Path(path), content.decode(), published))
     repo = StateRepo(folder)
     repo.git("init", "--quiet", "--initial-branch", "main")
-    for path in sorted(folder.rglob("*.yaml")):
-        text = path.read_text()
-        filled = _filled(path, text, published)
-        if filled != text:
-            path.write_text(filled)
     repo.commit("The platform, one app and one instance")
     return repo
 
@@ -102,6 +111,21 @@ def make_state_repo(folder: Path, published: Published) -> StateRepo:
 def set_version(repo: StateRepo, version: str) -> None:
     """Points the instance at another version of its app."""
     repo.edit(INSTANCE, lambda text: re.sub(r'version: "[^"]*"', f'version: "{version}"', text))
+
+
+def first_files() -> dict[str, bytes]:
+    """Path → content of every file that FIRST names."""
+    found: dict[str, bytes] = {}
+    for path in FIRST:
+        found.update(_files_at(example_root().joinpath(*path.split("/")), path))
+    return found
+
+
+def _files_at(place: Traversable, path: str) -> dict[str, bytes]:
+    if place.is_file():
+        return {path: place.read_bytes()}
+    below = sorted(place.iterdir(), key=lambda entry: entry.name)
+    return {k: v for entry in below for k, v in _files_at(entry, f"{path}/{entry.name}").items()}
 
 
 def example_root() -> Traversable:

@@ -9,10 +9,18 @@ import pytest
 from rich.console import Console
 
 from node_agent.wire import Endpoint
-from reconciler.cli.common import Terminal, verdict
+from reconciler.cli.common import verdict
 from reconciler.cli.status import about, print_instance, print_status
-from reconciler.core.records import Condition, EnrolledNode, Event, NumberedEvent, PassSummary
-from reconciler.read_models import instance_document, status_document
+from reconciler.cli.terminal import Terminal
+from reconciler.core.records import (
+    Condition,
+    EnrolledNode,
+    Event,
+    NumberedEvent,
+    PassSummary,
+    State,
+)
+from reconciler.views.read_models import instance_document, status_document
 from tests.core.fleet import NOW_MS, REVISION, inventory, running, target
 
 REACHED = replace(
@@ -24,6 +32,7 @@ REACHED = replace(
         Condition("Converged", "False", "Pulling", "[bold]pulling[/]", REVISION, NOW_MS),
     ),
 )
+INSTANCES = "tenants/acme/projects/research/instances"
 DONE = PassSummary("done", REVISION, NOW_MS, 12)
 
 
@@ -97,6 +106,64 @@ def test_one_instance_shows_the_findings_about_it_its_file_and_its_node() -> Non
     assert found is not None
     codes = [finding["code"] for finding in found["findings"]]
     assert codes == ["yaml_syntax", "out_of_memory", "node_offline"]
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "note"),
+    [
+        ("out_of_memory", {"object": "AppInstance/acme/research/hello"}, "of_memory, see below"),
+        ("yaml_syntax", {"where": f"{INSTANCES}/hello.yaml:3:1"}, "yaml_syntax, see below"),
+        ("yaml_syntax", {"where": f"{INSTANCES}/other.yaml:3:1"}, "20001"),
+        ("node_offline", {"object": "Node/node-a"}, "20001"),
+    ],
+)
+def test_the_note_points_to_what_is_said_below(code: str, place: dict[str, str], note: str) -> None:
+    """Also for a newest form that does not count: what runs is as the last accepted one says."""
+    conditions = (
+        Condition("Ready", "True", "Ready", "", REVISION, NOW_MS),
+        Condition("Converged", "True", "AsDesired", "", REVISION, NOW_MS),
+    )
+    if code == "out_of_memory":
+        last = Condition("Converged", "False", "OutOfMemory", "killed", REVISION, NOW_MS)
+        conditions = (conditions[0], last)
+    record = replace(REACHED, conditions=conditions)
+    found = replace(DONE, findings=({"code": code, "message": "killed", **place},))
+    row = shown(status_document(inventory(record), [], found, NOW_MS)).splitlines()[2]
+    assert row.rstrip().endswith(note)
+
+
+def test_what_is_said_of_many_is_said_once() -> None:
+    findings = tuple(
+        {"code": "not_accepted", "where": f"w{n}.yaml:2:1", "message": "too much"} for n in range(9)
+    )
+    text = shown(status_document({}, [], replace(DONE, findings=findings), NOW_MS))
+    assert "not_accepted: w0.yaml:2:1, w1.yaml:2:1, w2.yaml:2:1 and 6 more: too much" in text
+    assert text.count("not_accepted") == 1
+
+
+def test_what_needs_a_person_comes_before_what_is_good_to_know() -> None:
+    info = {"code": "stray", "object": "Node/node-a", "message": "odd", "level": "info"}
+    stalled = {"code": "exited", "object": "AppInstance/x", "message": "no", "level": "stalled"}
+    problem = {"code": "yaml_syntax", "where": "a.yaml:1:1", "message": "tab"}
+    text = shown(status_document({}, [], replace(DONE, findings=(info, stalled, problem)), NOW_MS))
+    assert text.index("exited") < text.index("yaml_syntax") < text.index("stray")
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "runs"),
+    [
+        (State.RUNNING, "version 1.0.0 sha256:", "version 1.0.0 sha256:"),
+        (State.DECOMMISSIONING, "nothing, it is being removed", "version 1.0.0 sha256:"),
+        (State.DECOMMISSIONED, "nothing", "nothing, was version 1.0.0 sha256:"),
+    ],
+)
+def test_what_is_gone_neither_runs_nor_is_wanted(state: State, wanted: str, runs: str) -> None:
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        print_instance(console, instance_document(replace(REACHED, state=state)), [])
+    lines = captured.get().splitlines()
+    assert lines[2].startswith(f"wanted:    {wanted}")
+    assert lines[3].startswith(f"runs:      {runs}")
 
 
 def test_before_the_first_pass() -> None:

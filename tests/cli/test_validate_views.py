@@ -95,6 +95,8 @@ def test_a_folder_that_is_no_state_repo(tmp_path: Path) -> None:
 def test_one_environment_by_name() -> None:
     command = [str(EXAMPLE), "--environment"]
     assert "no problem" in CliRunner().invoke(validate, [*command, "dev"]).output
-    wrong = CliRunner().invoke(validate, [*command, "prd"], standalone_mode=False)
+    wrong = CliRunner().invoke(validate, [*command, "eval"], standalone_mode=False)
     assert wrong.return_value == 1
-    assert "unknown_environment: Environment/prd does not exist\n    known: dev" in wrong.output
+    assert (
+        "unknown_environment: Environment/eval does not exist\n    known: dev, prod" in wrong.output
+    )

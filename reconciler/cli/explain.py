@@ -1,0 +1,289 @@
+"""`gpuaas explain`: why an object is as it is, field by field, and whose commit decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+
+from reconciler.cli.common import (
+    EXIT_OK,
+    cell,
+    format_option,
+    load_settings,
+    out,
+    print_json,
+    settings_options,
+)
+from reconciler.cli.diff import print_lines
+from reconciler.core.accept import AcceptedState, accept
+from reconciler.core.desired import StateObject
+from reconciler.core.doubt import former_of
+from reconciler.core.forms import parse_accepted
+from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key
+from reconciler.core.plan import Plan
+from reconciler.core.printable import printable
+from reconciler.core.records import Accepted, InstanceRecord, State
+from reconciler.core.times import time_text
+from reconciler.core.validate import located, validate
+from reconciler.cycle import load, preview, wanted
+from reconciler.errors import GpuaasError, Refused
+from reconciler.observe import see_nodes
+from reconciler.ports import Ports
+from reconciler.settings import Settings
+from reconciler.use_cases.explain import (
+    UNKNOWN,
+    Explanation,
+    Live,
+    Row,
+    Subject,
+    chosen,
+)
+from reconciler.use_cases.explain import (
+    explain as explained,
+)
+from reconciler.use_cases.history import Commits, no_such, parse_target
+from reconciler.views.changes import Line
+from reconciler.views.explained import explanation_document, signer_text
+from reconciler.views.plan_words import verb_of
+from reconciler.wiring.files import schema_set
+from reconciler.wiring.history import local_history, mirrored_history, ports_if_any
+
+_DEPENDENTS_SHOWN_MAX = 12
+
+
+@click.command(epilog="Exit codes: 0 as asked, 1 an error or nothing of that name.")
+@click.argument("target", metavar="OBJECT")
+@click.argument("field", required=False)
+@settings_options
+@click.option("--ref", help="As of this commit, branch or tag instead of the branch's head.")
+@format_option
+def explain(target: str, field: str | None, ref: str | None, output: str, **given: Any) -> int:
+    """Show why an OBJECT is as it is: field, desired, observed, cause, commit, signer.
+
+    OBJECT is Kind/scope/name, or tenant/project/name for an instance; FIELD is one of the table,
+    or any field of the manifest (spec.parameters.gpu_count). Where the control plane keeps its
+    state, what is accepted and what nodes report is taken from there; without, the state repo is
+    read alone. Signatures are seen, not checked. Changes nothing.
+
+    \b
+    Examples:
+      gpuaas explain acme/research/hello
+      gpuaas explain acme/research/hello memory
+      gpuaas explain Node/gpu-1 --format json | jq .instances
+    """
+    wanted_ref = parse_target(target)
+    assert isinstance(wanted_ref, ObjectRef)
+    settings = load_settings(**given)
+    asked = given.get("state_dir") is not None
+    with ports_if_any(settings, wanted=asked) as ports:
+        view = _live(ports, settings, ref) if ports else _alone(settings, ref)
+        subject = view.subject(wanted_ref)
+    if wanted_ref not in subject.objects and view.commits.form(wanted_ref, view.head) is None:
+        found = _leaving(wanted_ref, subject, view)
+    else:
+        found = explained(wanted_ref, subject, view.commits, view.head)
+    if field:
+        found = chosen(found, field, subject, view.commits)
+    if output == "json":
+        print_json({**explanation_document(found), "notes": list(view.notes)})
+    else:
+        print_lines(_head(found, view))
+        if found.rows:
+            out().print(_table(found.rows))
+        print_lines(_users(found) if not field else [])
+    return EXIT_OK
+
+
+@dataclass(frozen=True)
+class _View:
+    """The state that is explained. `seen` is None where no control plane keeps its state."""
+
+    commits: Commits
+    head: Revision
+    state: AcceptedState
+    notes: tuple[str, ...] = ()
+    live: _Seen | None = None
+
+    def subject(self, ref: ObjectRef) -> Subject:
+        objects = _objects(self.state)
+        if self.live is None:
+            return Subject(objects, self.state, alone=True)
+        key = instance_key(ref)
+        target = self.live.desired.targets.get(key)
+        return Subject(objects, self.state, target, self.live.of(ref, key))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the control plane remembers, sees and would do."""
+
+    plan: Plan
+    desired: Any
+    observed: Any
+    records: Any
+
+    def of(self, ref: ObjectRef, key: InstanceKey) -> Live:
+        says, why = _said(self.plan, ref, key)
+        if ref.kind != "AppInstance":
+            return Live(says=says)
+        record: InstanceRecord | None = self.records.get(key)
+        target = self.desired.targets.get(key)
+        node = record.node if record else target.instance.node if target else ""
+        report = self.observed.workload(node, key)
+        state = () if record is None else (_state(record),)
+        why = why or (record.reason if record else "")
+        return Live(record, report, (*state, *says), why)
+
+
+def _live(ports: Ports, settings: Settings, ref: str | None) -> _View:
+    notes: list[str] = []
+    try:
+        head = ports.source.fetch()
+    except GpuaasError as error:
+        head = ports.source.head()
+        notes.append(f"the newest revision could not be fetched, this is the last one: {error}")
+    revision = ports.source.find(ref) if ref else head
+    state = load(ports.source.snapshot(revision), schema_set(), ports, settings)
+    planned, _ = preview(state, ports, settings)
+    records = ports.store.records()
+    now_ms = ports.clock.now_ms()
+    desired, observed = wanted(state, see_nodes(ports, settings, now_ms), records)
+    seen = _Seen(planned, desired, observed, records)
+    return _View(mirrored_history(settings), revision, state, tuple(notes), seen)
+
+
+def _alone(settings: Settings, ref: str | None) -> _View:
+    """Only the repository: everything as if it were accepted for the first time."""
+    commits = local_history(Path(settings.repo), settings)
+    head = commits.resolve(ref or "HEAD")
+    snapshot = commits.snapshot(head)
+    candidate = validate(snapshot, schema_set(), settings.parse_limits)
+    named = sorted(one.name for one in candidate.objects if one.kind == "Environment")
+    environment = settings.environment or (named[0] if len(named) == 1 else "")
+    if not environment and named:
+        hint = f"pass --environment: there are {', '.join(named)}"
+        raise Refused("no_environment", "which environment?", hint=hint)
+    state = accept(candidate, Accepted(), parse_accepted, environment)
+    problems = located(state.problems, snapshot, settings.parse_limits)
+    note = "no control plane state here: this is what the state repo alone comes to"
+    fields = {**vars(state), "problems": tuple(problems)}
+    return _View(commits, head, AcceptedState(**fields), (note,))
+
+
+def _objects(state: AcceptedState) -> dict[ObjectRef, StateObject]:
+    parsed = (parse_accepted(stored) for stored in state.accepted.objects.values())
+    return {found.ref: found for found in parsed if isinstance(found, StateObject)}
+
+
+def _leaving(ref: ObjectRef, subject: Subject, view: _View) -> Explanation:
+    """What is known of an instance that was removed and is not gone yet. Refused for all else."""
+    steps = view.commits.log(ref, view.head, 1).steps
+    if not steps:
+        raise no_such(ref, _alike(subject, ref), view.head[:12])
+    commit, record = steps[0].commit, subject.live.record
+    removed = f"removed in {commit.revision[:12]} ({printable(commit.subject)})"
+    if record is not None and record.state is not State.DECOMMISSIONED:
+        says = (f"its manifest was {removed}", *subject.live.says)
+        return Explanation(ref, view.head, "", 0, None, False, (), says, ())
+    for found in subject.objects.values():
+        if former_of(found) == ref:
+            message = f"{ref} is called {found.ref} now"
+            hint = f"gpuaas explain {found.ref}; its manifest was {removed}"
+            raise Refused("object_renamed", message, hint=hint)
+    raise Refused(
+        "object_removed",
+        f"{ref} was {removed}",
+        hint=f"gpuaas history {ref} shows more, gpuaas rollback {ref} brings it back",
+    )
+
+
+def _alike(subject: Subject, ref: ObjectRef) -> list[ObjectRef | str]:
+    return [one for one in subject.objects if one.kind == ref.kind]
+
+
+def _said(plan: Plan, ref: ObjectRef, key: InstanceKey) -> tuple[tuple[str, ...], str]:
+    """What the plan says of an object, in sentences, and why it is not as desired, in short."""
+    says: list[str] = []
+    why = ""
+    actions = plan.actions if ref.kind == "AppInstance" else ()
+    for action in actions:
+        if action.instance != key:
+            continue
+        held = action.held
+        then = f"held, {held.code}: {held.message}" if held else "the next pass does it"
+        says.append(f"plan: {verb_of(action)} on {action.node}, {action.reason}; {then}")
+        why = f"held: {held.code}" if held else f"to {verb_of(action)}"
+    for item in plan.waiting if ref.kind == "AppInstance" else ():
+        if item.instance == key:
+            says.append(f"under way: {item.code}: {item.message}")
+            why = f"under way: {item.code}"
+    for finding in plan.findings:
+        if finding.object == str(ref):
+            hint = f" ({finding.hint})" if finding.hint else ""
+            says.append(f"{finding.code}: {finding.message}{hint}")
+            why = why or finding.code
+    return tuple(says or ["plan: nothing to do"]), why
+
+
+def _state(record: InstanceRecord) -> str:
+    reason = f", {record.reason}: {record.message}" if record.reason else ""
+    since = f" since {time_text(record.since_ms)}" if record.since_ms else ""
+    return f"state: {record.state.value}{since}, operation {record.epoch}{reason}"
+
+
+def _head(found: Explanation, view: _View) -> Iterator[Line]:
+    where = f"{found.path}:{found.line}" if found.line else found.path or "no manifest any more"
+    yield Line(f"{found.ref}  {printable(where)}", "title")
+    yield from (Line(f"  {printable(note)}", "dim") for note in view.notes)
+    if view.live is not None and found.path:
+        yield _accepted(found)
+    yield from (Line(f"  ! {printable(str(problem))}", "problem") for problem in found.problems)
+    yield from (Line(f"  {printable(text)}") for text in found.says)
+    unseen = {row.observed for row in found.rows if (row.observed or "").startswith(UNKNOWN)}
+    if view.live is not None:
+        yield from (Line(f"  observed is {printable(text or '')}", "changed") for text in unseen)
+
+
+def _accepted(found: Explanation) -> Line:
+    if found.accepted is None:
+        return Line("  not accepted: no form of it counts yet", "problem")
+    form = f"  what counts was accepted in {found.accepted[:12]}"
+    if found.newest:
+        return Line(f"{form}; nothing newer is in {found.head[:12]}", "good")
+    return Line(f"{form}; {found.head[:12]} says otherwise, and that is not accepted", "problem")
+
+
+def _table(rows: tuple[Row, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("FIELD", "DESIRED", "OBSERVED", "CAUSE", "COMMIT", "SIGNER"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        seen = (row.observed or "").partition(UNKNOWN)
+        text = "unknown" if seen[1] else seen[0]
+        table.add_row(
+            cell(row.field, "bold"),
+            cell(row.desired),
+            cell(f"≠ {text}" if row.differs else text, "yellow" if row.differs else ""),
+            cell(row.deciding.cause),
+            cell(row.commit.revision[:12] if row.commit else ""),
+            cell(signer_text(row)),
+        )
+    return table
+
+
+def _users(found: Explanation) -> Iterator[Line]:
+    """Who names it, and which instances a change of it reaches."""
+    if not found.dependents and not found.instances:
+        return
+    yield Line("")
+    for title, those in (("Named by", found.dependents), ("Instances", found.instances)):
+        if those:
+            shown = ", ".join(map(str, those[:_DEPENDENTS_SHOWN_MAX]))
+            more = len(those) - _DEPENDENTS_SHOWN_MAX
+            yield Line(f"{title}: {shown}{f' and {more} more' if more > 0 else ''}")
