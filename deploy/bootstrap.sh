@@ -32,6 +32,7 @@ find_missing() {
         need dockerd docker.io
         need sshd openssh-server
         need ssh openssh-client
+        need curl curl
     elif [ -z "${DOCKER_HOST:-}" ] && [ ! -S /var/run/docker.sock ]; then
         need dockerd docker.io # Else the Docker that is there already will do.
     fi
