@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-config
 
-.PHONY: help demo test check bench docs fmt lock clean setup
+.PHONY: help demo test check bench fuzz docs fmt lock clean setup
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,11 @@ check: setup ## Lint and types alone
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Commit to running, beside bare docker pull and run
-	@$(BIN)/python bench/commit_to_running.py $(ARGS)
+bench: setup ## Commit to running, beside bare docker (BENCH=validate, BENCH=plan for the others)
+	@$(BIN)/python -m bench.$(or $(BENCH),commit_to_running) $(ARGS)
+
+fuzz: setup ## Feed validate with broken files for a minute (ARGS='--seconds 600 --seed 7')
+	@$(BIN)/python -m bench.fuzz_validate $(ARGS)
 
 docs: setup ## Renew the reference pages from schemas, commands and code
 	@$(BIN)/python docs/generate.py
