@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from docs import editor_schemas
 from node_agent.main import main as agent_command
 from node_agent.wire import FailureReason
 from reconciler.cli.main import gpuaas
@@ -40,10 +44,11 @@ class Page:
 
     name: str
     make: Callable[[], str]
+    folder: Path = REFERENCE
 
     @property
     def path(self) -> Path:
-        return REFERENCE / self.name
+        return self.folder / self.name
 
     @property
     def fresh(self) -> bool:
@@ -85,8 +90,14 @@ def _helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
 
 
 def settings_page() -> str:
+    meanings = _docstrings_of_fields(Settings)
     rows = [
-        (f"`{name}`", f"`GPUAAS_{name.upper()}`", f"`{_default(field.default)}`")
+        (
+            f"`{name}`",
+            f"`GPUAAS_{name.upper()}`",
+            f"`{_default(field.default)}`",
+            meanings[name],
+        )
         for name, field in Settings.model_fields.items()
     ]
     return (
@@ -94,8 +105,19 @@ def settings_page() -> str:
         "Of `gpuaas`. A setting comes from the command line where it has an option, then from its\n"
         "variable, then from `gpuaas.toml` in the working directory, then from its default. Units\n"
         "stand last in names: `_s` seconds, `_bytes` bytes.\n\n"
-        + _table(("setting", "variable", "default"), rows)
+        + _table(("setting", "variable", "default", "what it bounds or says"), rows)
     )
+
+
+def _docstrings_of_fields(model: type) -> dict[str, str]:
+    """Field → the text below it, read here and not at each start of the program."""
+    (declared,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(declared, ast.ClassDef)
+    return {
+        ast.unparse(field.target): inspect.cleandoc(ast.literal_eval(text.value))
+        for field, text in pairwise(declared.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 def _default(value: Any) -> str:
@@ -110,13 +132,14 @@ def _default(value: Any) -> str:
 def manifests_page() -> str:
     rows = []
     for kind in KINDS.values():
-        about = _about(_schema(kind.schema_file))
+        about = editor_schemas.about(_schema(kind.schema_file))
         rows.append((f"[{kind.name}](#{kind.name.lower()})", f"`{kind.path}`", about))
     intro = (
         "# Manifests\n\n"
         "Every file of a state repo, kind by kind. The contract itself is in\n"
         "[`schemas/`](../../schemas), one JSON Schema (draft 2020-12) a kind; editors take it as\n"
-        "it is. Unknown fields are refused, and nothing is null.\n\n"
+        "[it is](../how-to/edit-with-completion.md). Unknown fields are refused, and nothing is\n"
+        "null.\n\n"
     )
     sections = [_kind_section(kind.name, kind.path, kind.schema_file) for kind in KINDS.values()]
     return _MADE + intro + "\n".join([_table(("kind", "path", "says"), rows), *sections])
@@ -131,8 +154,9 @@ def _kind_section(name: str, path: str, schema_file: str) -> str:
     ]
     rows = [row for row in fields if row[0] != "`spec`"]
     example = yaml.safe_dump(schema["examples"][0], sort_keys=False, width=COLUMNS).rstrip()
+    about = editor_schemas.about(schema)
     return (
-        f"## {name}\n\n`{path}` · [schema](../../schemas/{schema_file})\n\n{_about(schema)}\n\n"
+        f"## {name}\n\n`{path}` · [schema](../../schemas/{schema_file})\n\n{about}\n\n"
         + _table(("field", "type", "", "says"), rows)
         + f"\n```yaml\n{example}\n```\n"
     )
@@ -143,10 +167,6 @@ def _schema(file: str) -> Mapping[str, Any]:
     return found
 
 
-def _about(schema: Mapping[str, Any]) -> str:
-    return re.sub(r"\s*Lives at .*", "", schema["description"])
-
-
 def _fields(schema: Mapping[str, Any], name: str, *, required: bool) -> Iterator[tuple[str, ...]]:
     """A field and those below it: name, type, whether it is needed, what it says."""
     default = f"default {json.dumps(schema['default'])}" if "default" in schema else ""
@@ -155,15 +175,16 @@ def _fields(schema: Mapping[str, Any], name: str, *, required: bool) -> Iterator
     needed = set(schema.get("required", ()))
     for child, below in schema.get("properties", {}).items():
         yield from _fields(below, f"{name}.{child}", required=child in needed)
-    items = schema.get("items", {})
-    needed = set(items.get("required", ()))
-    for child, below in items.get("properties", {}).items():
-        yield from _fields(below, f"{name}[].{child}", required=child in needed)
+    for inner, mark in ((schema.get("items"), "[]"), (schema.get("additionalProperties"), ".*")):
+        entry = inner if isinstance(inner, dict) else {}
+        needed = set(entry.get("required", ()))
+        for child, below in entry.get("properties", {}).items():
+            yield from _fields(below, f"{name}{mark}.{child}", required=child in needed)
 
 
 def _type(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
-        return f"`{schema['const']}`"
+        return f"`{json.dumps(schema['const']).strip(chr(34))}`"
     if "enum" in schema:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
     kind = str(schema.get("type", "any"))
@@ -355,6 +376,10 @@ PAGES = (
     Page("manifests.md", manifests_page),
     Page("lifecycle.md", lifecycle_page),
     Page("codes.md", codes_page),
+    *(
+        Page(name, partial(str, text), editor_schemas.SCHEMAS)
+        for name, text in editor_schemas.files().items()
+    ),
 )
 
 
