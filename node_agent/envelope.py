@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import Key, Signature, SSlibKey
 
 from node_agent.wire import MESSAGE_BYTES_MAX, VerifierKey
-
-# The library is loaded by the first envelope: most plans need none, and it brings many signers.
-if TYPE_CHECKING:
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import Key
 
 SIGNATURES_MAX = 16
 
@@ -39,9 +38,6 @@ def key_id(public_key_hex: str) -> str:
 
 def seal(payload: bytes, payload_type: str, signing_key_id: str, sign: Sign) -> dict[str, Any]:
     """Wraps and signs `payload`; the result is the envelope as a JSON-ready dict."""
-    from securesystemslib.dsse import Envelope  # noqa: PLC0415
-    from securesystemslib.signer import Signature  # noqa: PLC0415
-
     envelope = Envelope(payload, payload_type, {})
     signature = Signature(signing_key_id, sign(envelope.pae()).hex())
     envelope.signatures[signing_key_id] = signature
@@ -56,8 +52,6 @@ def unseal(
     bytes_max: int = MESSAGE_BYTES_MAX,
 ) -> tuple[bytes, VerifierKey]:
     """Returns the payload and the key that signed it; raises EnvelopeRefused for anything else."""
-    from securesystemslib.exceptions import VerificationError  # noqa: PLC0415
-
     envelope = _parse(raw, bytes_max)
     if envelope.payload_type != payload_type:
         raise EnvelopeRefused("wrong_type", f"expected {payload_type}")
@@ -73,8 +67,6 @@ def unseal(
 
 
 def _parse(raw: bytes, bytes_max: int) -> Envelope:
-    from securesystemslib.dsse import Envelope  # noqa: PLC0415
-
     if len(raw) > bytes_max:
         raise EnvelopeRefused("malformed", f"larger than {bytes_max} bytes")
     try:
@@ -91,6 +83,4 @@ def _parse(raw: bytes, bytes_max: int) -> Envelope:
 
 
 def _sslib_key(key: VerifierKey) -> Key:
-    from securesystemslib.signer import SSlibKey  # noqa: PLC0415
-
     return SSlibKey(key.key_id, "ed25519", "ed25519", {"public": key.public_key})

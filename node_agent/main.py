@@ -152,10 +152,13 @@ def run_command(
     if identity is None:
         store.close()
         _fail(EXIT_NOT_JOINED, f"{state_dir} has not joined: run `gpuaas-agent join` first")
-    # A pipe, because a handler that sets an Event can meet the lock the waiting thread holds.
+    # A pipe that the interpreter itself writes to: a handler of ours would not run before the wait
+    # is over if the signal came just before it, and one that sets an Event can meet its lock.
     asked, ask = os.pipe()
+    os.set_blocking(ask, False)
+    signal.set_wakeup_fd(ask)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(ask, b"."))
+        signal.signal(number, lambda *_: None)
     engines = make_engines(identity.node, state_dir, engine_names, docker_host)
     agent = Agent(store, engines, state_dir)
     agent.start()

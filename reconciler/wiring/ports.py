@@ -52,10 +52,10 @@ class RegistryOnDemand:
             self._opened.close()
 
     def _open(self) -> OciRegistry:
-        from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415 - see above
-
         with self._opening:
             if self._opened is None:
+                from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415
+
                 self._opened = OciRegistry(self._settings)
             return self._opened
 
