@@ -135,3 +135,12 @@ format_option = click.option(
     show_default=True,
     help="Output for people or for machines.",
 )
+
+review_format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "markdown", "json"]),
+    default="text",
+    show_default=True,
+    help="Text for a terminal, Markdown for a pull request, JSON for machines.",
+)

@@ -14,6 +14,7 @@ from reconciler.cli.common import (
     load_settings,
     out,
     print_json,
+    review_format_option,
 )
 from reconciler.core.effects import Comparison
 from reconciler.use_cases.compare import compare
@@ -45,14 +46,7 @@ STYLES = {
     "-e",
     help="Instances of this Environment only.  [default: GPUAAS_ENVIRONMENT, else all there are]",
 )
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["text", "markdown", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for a terminal, Markdown for a pull request, JSON for machines.",
-)
+@review_format_option
 def diff(
     from_: str, to: str | None, path: Path | None, environment: str | None, output: str
 ) -> int:

@@ -18,6 +18,7 @@ from reconciler.cli.common import (
     load_settings,
     out,
     print_json,
+    review_format_option,
     settings_options,
 )
 from reconciler.collector import without_collector
@@ -114,14 +115,7 @@ class Wanted:
     help="Refuse a snapshot that is older.",
 )
 @click.option("--all", "everything", is_flag=True, help="Sum nothing up, however long it gets.")
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["text", "markdown", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for a terminal, Markdown for a pull request, JSON for machines.",
-)
+@review_format_option
 def plan(
     ref: str | None,
     base: str | None,

@@ -20,6 +20,7 @@ from reconciler.core.checks.capacity import Holding
 from reconciler.core.desired import Candidate, StateObject
 from reconciler.core.forms import Forms
 from reconciler.core.kinds.app_instance import AppInstance, AppInstanceSpec
+from reconciler.core.misplaced import stem
 from reconciler.core.names import ObjectRef, instance_key
 from reconciler.core.problems import Problem
 
@@ -54,7 +55,7 @@ def keep_doubted(
         if twin is not None and twin.ref in forms.chosen and twin.ref != former:
             problems += _taken_for_renamed(forms, last, twin)
         elif ref not in forms.settled:
-            called = (ref.name, _stem(last.path), former.name if former else ref.name)
+            called = (ref.name, stem(last.path), former.name if former else ref.name)
             unread = next((candidate.unread[n] for n in called if n in candidate.unread), None)
             named = _named(ref, called, refused, forms)
             refusal = next(named, None) or said.get(_said(last))
@@ -71,7 +72,7 @@ def _named(
     """Refused objects that bear one of the names themselves, or whose file does."""
     for name in names:
         for other, found in refused.items():
-            bears = other.name == name or (found is not None and _stem(found.path) == name)
+            bears = other.name == name or (found is not None and stem(found.path) == name)
             if bears and _reaches(ref, other.path[0], forms):
                 yield other
 
@@ -128,10 +129,6 @@ def _said(found: StateObject) -> str:
     spec = found.document.get("spec")
     rest = {k: v for k, v in spec.items() if k != "moved_from"} if isinstance(spec, dict) else spec
     return json.dumps(rest, sort_keys=True)
-
-
-def _stem(path: str) -> str:
-    return path.rpartition("/")[2].partition(".")[0]
 
 
 def _ended(found: StateObject) -> bool:

@@ -24,13 +24,13 @@ def names_borne(file: SourceFile) -> frozenset[str]:
     if not _meant_as_manifest(name):
         return frozenset()
     said = _SAID_NAME.findall(file.content)[:_NAMES_MAX] if API_GROUP in file.content else []
-    return frozenset((_stem(name), *(one.decode() for one in said)))
+    return frozenset((stem(name), *(one.decode() for one in said)))
 
 
 def misnamed(path: str) -> bool:
     """Whether it would be a manifest but for its ending: `x.yaml.bak`, `x.yam`, `x.json`, `x`."""
     folder, _, name = path.rpartition("/")
-    return _meant_as_manifest(name) and bool(kinds_for_path(f"{folder}/{_stem(name)}.yaml"))
+    return _meant_as_manifest(name) and bool(kinds_for_path(f"{folder}/{stem(name)}.yaml"))
 
 
 def _meant_as_manifest(name: str) -> bool:
@@ -41,5 +41,6 @@ def _meant_as_manifest(name: str) -> bool:
     return not endings or any(nearest(one.lower(), _READ_AS_YAML) for one in endings)
 
 
-def _stem(name: str) -> str:
-    return name.partition(".")[0]
+def stem(path: str) -> str:
+    """A file's own name, without its folder and whatever endings it has."""
+    return path.rpartition("/")[2].partition(".")[0]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from reconciler.core.changes import unread
 from reconciler.core.desired import Candidate, StateObject
 from reconciler.core.kinds import KINDS
 from reconciler.core.kinds.app_instance import AppInstanceSpec
@@ -90,41 +91,28 @@ def _introduced(before: Sequence[Problem], now: Sequence[Problem]) -> Iterator[P
 def _changes(base: Candidate, head: Candidate) -> Iterator[Change]:
     before, now = base.objects, head.objects
     unreadable, was_unreadable = invalid_objects(head), invalid_objects(base)
+    hidden, was_hidden = unread(head, before), unread(base, now)
     for ref, found in now.items():
         if ref in unreadable:
             continue
         if ref not in before:
-            unknown = ref in was_unreadable or _lost(found.path, base.broken_paths)
+            unknown = ref in was_unreadable or ref in was_hidden
             yield Change(str(ref), "changed" if unknown else "added", found.path)
         elif before[ref] is not found and before[ref].document != found.document:
             yield Change(str(ref), "changed", found.path)
     for ref, found in before.items():
         if ref in now and ref not in unreadable:
             continue
-        unknown = ref in unreadable or _lost(found.path, head.broken_paths)
+        unknown = ref in unreadable or ref in hidden
         yield Change(str(ref), "unreadable" if unknown else "removed", found.path)
-
-
-def _lost(path: str, broken: Collection[str]) -> bool:
-    """Whether the file, or a folder above it, can't be read."""
-    while path:
-        if path in broken:
-            return True
-        path = path.rpartition("/")[0]
-    return False
 
 
 def _only_compared(base: Checked, head: Checked, environment: str) -> Iterator[Problem]:
     """Problems that neither side has alone."""
     before, now = base.candidate.objects, head.candidate.objects
-    unreadable, known = invalid_objects(head.candidate), {*before, *invalid_objects(base.candidate)}
-    gone = [
-        found
-        for ref, found in before.items()
-        if ref not in now
-        and ref not in unreadable
-        and not _lost(found.path, head.candidate.broken_paths)
-    ]
+    known = {*before, *invalid_objects(base.candidate)}
+    hidden = unread(head.candidate, before)
+    gone = [found for ref, found in before.items() if ref not in now and ref not in hidden]
     if any(found.ref.kind == "AppInstance" for found in gone):
         found_on_top = on_top(base.candidate, head.candidate, environment)
         yield from (problem for problem in found_on_top if problem.code == "looks_renamed")
