@@ -104,7 +104,9 @@ def _check_exposure(address: str, settings: Settings) -> None:
 
 
 def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP, since asyncio switches Nagle's algorithm off for what says so: each answer would
+    # wait 40 ms for the client's delayed acknowledgement of its first half.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
