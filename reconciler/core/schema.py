@@ -162,7 +162,8 @@ def clip(text: str) -> str:
 def _of_error(
     error: jsonschema_rs.ValidationError, schema: Mapping[str, Any], document: Any
 ) -> Iterator[Finding]:
-    pointer = pointer_of(error.instance_path)
+    path = _true_path(document, error.instance_path)
+    pointer = pointer_of(path)
     keyword = error.kind.name
     rule = _rule(schema, error.schema_path)
     if keyword == "additionalProperties":
@@ -175,20 +176,38 @@ def _of_error(
         yield Finding(pointer, "missing_field", f"the field {short(name)} is missing", about)
     elif keyword == "falseSchema" and error.schema_path[-1:] == ["additionalProperties"]:
         # How the library puts it when the schema names no field: once, and without the names.
-        for name in _value_at(document, error.instance_path):
+        for name in _value_at(document, path):
             yield _unknown_field(pointer, name, {})
     elif keyword == "falseSchema":
-        name = str(error.instance_path[-1]) if error.instance_path else ""
+        name = str(path[-1]) if path else ""
         yield Finding(pointer, "field_not_allowed", f"{short(name)} does not belong here")
     elif keyword == "propertyNames":
         name = str(error.kind.as_dict()["error"].instance)
         message = f"the name {short(name)} has the wrong form"
         yield Finding(f"{pointer}/{escape(name)}", "wrong_format", message, _expected(rule))
     elif keyword in _EXPLAIN:
-        code, message, hint = _EXPLAIN[keyword](_value_at(document, error.instance_path), rule)
+        code, message, hint = _EXPLAIN[keyword](_value_at(document, path), rule)
         yield Finding(pointer, code, message, hint)
     else:
         yield Finding(pointer, "schema_violation", error.message[:200])
+
+
+def _true_path(document: Any, path: Sequence[str | int]) -> list[str | int]:
+    """The path with the names that stand there: the library takes `007` for the number 7."""
+    found: list[str | int] = []
+    for given in path:
+        step = given
+        if isinstance(document, dict) and step not in document:
+            step = next((name for name in document if _as_number(name) == given), str(given))
+        found.append(step)
+        inside = isinstance(document, list) or (isinstance(document, dict) and step in document)
+        document = document[step] if inside else None
+    return found
+
+
+def _as_number(name: str) -> int | None:
+    digits = name.removeprefix("+")
+    return int(digits) if len(digits) < 20 and digits.isascii() and digits.isdecimal() else None
 
 
 def _value_at(document: Any, path: Sequence[str | int]) -> Any:
@@ -259,6 +278,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _format(value: Any, rule: Mapping[str, Any]) -> _Explained:
+    if isinstance(value, str) and "://" in value and "@" in value.split("://")[1].split("/")[0]:
+        what = "an address can't name a user or password: anybody can read it here"
+        return "wrong_format", what, "leave out what stands before the @"
     pattern = str(rule.get("pattern", ""))
     shown = f" (pattern {pattern})" if 0 < len(pattern) <= _PATTERN_LENGTH_MAX else ""
     return "wrong_format", f"{words_for(value)} has the wrong form{shown}", _expected(rule)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler.adapters.schema_files import load_schemas
+from reconciler.core.parse import short
 from reconciler.core.schema import (
     FINDINGS_MAX,
     ITEMS_LOOKED_AT_MAX,
@@ -17,6 +18,7 @@ from reconciler.core.schema import (
     launch_schema_problems,
     parameter_problems,
 )
+from tests.core import builders as b
 
 CASES: list[Any] = [
     ({"type": "string"}, 1.5, "wrong_type", "expected a string, got the number 1.5"),
@@ -49,6 +51,16 @@ def test_a_pattern_says_what_would_be_right() -> None:
     rule = {"pattern": "^[a-z]+$", "description": "A word.", "examples": ["hello"]}
     (finding,) = parameter_problems({"properties": {"v": rule}}, {"v": "1"})
     assert finding.hint == 'A word. For example "hello"'
+
+
+def test_an_address_that_names_a_user_is_not_quoted() -> None:
+    document = b.world()[b.ENVIRONMENT_FILE]
+    document["spec"]["package_index"] = {"url": "https://ci:hunter2@wheels.example/simple/"}
+    (found,) = SchemaSet.build(load_schemas()).problems("Environment", document)
+    assert (found.code, found.pointer) == ("wrong_format", "/spec/package_index/url")
+    assert found.message == "an address can't name a user or password: anybody can read it here"
+    assert found.hint == "leave out what stands before the @"
+    assert short("pip @ https://ci:hunter2@wheels.example/") == "'pip @ https://…@wheels.example/'"
 
 
 def test_long_values_are_cut() -> None:
@@ -106,6 +118,19 @@ def test_a_pattern_that_would_backtrack_for_ever_is_answered() -> None:
 def test_our_own_schema_may_not_ask_the_network() -> None:
     with pytest.raises(ValueError, match=r"cannot fetch http://127\.0\.0\.1:9/schema"):
         SchemaSet.build({"App": {"$ref": "http://127.0.0.1:9/schema"}})
+
+
+@pytest.mark.parametrize("name", ["0", "007", "+1", "-1", "1.0"])
+def test_a_name_of_digits_is_found_where_it_stands(name: str) -> None:
+    schema = {
+        "type": "object",
+        "additionalProperties": {"type": "array", "uniqueItems": True, "items": {"maximum": 1}},
+    }
+    found = parameter_problems(schema, {name: [1, 1], "list": [0, 9]})
+    assert [(one.pointer, one.code) for one in found] == [
+        (f"/{name}", "duplicate_item"),
+        ("/list/1", "out_of_range"),
+    ]
 
 
 def test_findings_come_in_order() -> None:
