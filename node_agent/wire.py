@@ -20,9 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 TASK_TYPE = "application/vnd.gpuaas.task.v1+json"
 REPORT_TYPE = "application/vnd.gpuaas.report.v1+json"
+SECRETS_REQUEST_TYPE = "application/vnd.gpuaas.secrets-request.v1+json"
+SECRETS_TYPE = "application/vnd.gpuaas.secrets.v1+json"
 POLL_TYPE = "application/vnd.gpuaas.poll.v1+json"
 LAYOUT_PREFIX = "layout:"
 """Before a folder in `Image.registry`: images are read from an OCI image layout there."""
+
+SECRETS_PATH = "/run/gpuaas/secrets"
+"""Where a workload finds its secrets, one file each."""
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
@@ -34,7 +39,7 @@ LABEL_APP = "dev.gpuaas.app"
 LABEL_VERSION = "dev.gpuaas.version"
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=vars)
 
 
 class Wire(BaseModel):
@@ -67,11 +72,15 @@ class Image(Wire):
 
 
 class Port(Wire):
-    """A container port, published on the node's loopback. `host` None: any free one."""
+    """A container port, published on the node's loopback. `host` None: any free one.
+
+    `address`: the node's own address to publish it at instead, for the other members.
+    """
 
     name: str
     container: int = Field(ge=1, le=65535)
     host: int | None = Field(default=None, ge=1, le=65535)
+    address: str | None = None
 
 
 class Limits(Wire):
@@ -114,6 +123,27 @@ class Readiness(Wire):
     failures_max: int = Field(default=3, ge=1)
 
 
+class Packages(Wire):
+    """Python packages put in before the workload starts, from this index and no other.
+
+    `requirements` are pip's requirement lines, each with its hashes or, without `require_hashes`,
+    none with any.
+    """
+
+    index_url: str
+    requirements: tuple[str, ...] = Field(min_length=1)
+    require_hashes: bool = False
+
+
+class SecretFile(Wire):
+    """A secret that the workload reads at `SECRETS_PATH/name`, in memory, never on disk.
+
+    Its value is in no task: the agent asks for it before each start.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")
+
+
 class Workload(Wire):
     """One runnable thing on one node, rendered by the control plane."""
 
@@ -127,16 +157,39 @@ class Workload(Wire):
     readiness: Readiness = Readiness()
     stop_grace_ms: int = Field(default=10_000, ge=0)
     labels: dict[str, str] = Field(default_factory=dict)
+    packages: Packages | None = None
+    secrets: tuple[SecretFile, ...] = ()
 
     @cached_property
     def spec_hash(self) -> str:
-        """Worked out once, since nothing of a workload changes; a copy works out its own."""
-        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
+        """Worked out once, since nothing of a workload changes; a copy works out its own.
+
+        What is encoded is what `model_dump` gives, without a copy of every part: a fleet has many.
+        """
+        document = dict(self.__dict__)
+        # Fields that came later count only where they are used: a newer control plane would
+        # otherwise see another workload in everything that runs, and restart the fleet.
+        for field in _CAME_LATER:
+            if not document[field]:
+                del document[field]
+        document["ports"] = [_port_fields(port) for port in self.ports]
+        return "sha256:" + hashlib.sha256(_CANONICAL.encode(document).encode()).hexdigest()
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
         copied.__dict__.pop("spec_hash", None)
         return copied
+
+
+_CAME_LATER = ("packages", "secrets")
+
+
+def _port_fields(port: Port) -> dict[str, Any]:
+    """Its address came later, too."""
+    fields = dict(port.__dict__)
+    if port.address is None:
+        del fields["address"]
+    return fields
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -213,6 +266,11 @@ class FailureReason(StrEnum):
     EXITED = "exited"
     OUT_OF_MEMORY = "out_of_memory"
     NOT_READY_IN_TIME = "not_ready_in_time"
+    FLAPPING = "flapping"
+    PACKAGES_FAILED = "packages_failed"
+    SECRET_UNAVAILABLE = "secret_unavailable"  # noqa: S105 - the name of a reason
+    DISK_FULL = "disk_full"
+    ALTERED = "altered"
     ENGINE_UNAVAILABLE = "engine_unavailable"
     TEARDOWN_INCOMPLETE = "teardown_incomplete"
 
@@ -351,12 +409,44 @@ class PollReply(Wire):
     tasks: tuple[dict[str, Any], ...] = ()
 
 
+class SecretsRequest(Wire):
+    """Asks for the secrets of one instance, signed with the agent's own key.
+
+    `public_key` is an X25519 key made for this one request, hex.
+    """
+
+    node: str
+    sent_at_ms: int
+    instance: str
+    names: tuple[str, ...] = Field(min_length=1)
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Secrets(Wire):
+    """The answer, signed like a task. `sealed` is base64: only the asker's one-time key opens it.
+
+    `asked_with` is the request's public key, so that no other answer can take its place;
+    `public_key` is the sealing side's one-time key.
+    """
+
+    node: str
+    instance: str
+    asked_with: str
+    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sealed: str
+
+
 class JoinRequest(Wire):
     """Redeems a single-use join token. `public_key` is the agent's own ed25519 key, hex."""
 
     token: str
     node: str
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def key_id(public_key_hex: str) -> str:
+    """The id of an ed25519 public key: SHA-256 of its raw 32 bytes, hex."""
+    return hashlib.sha256(bytes.fromhex(public_key_hex)).hexdigest()
 
 
 class VerifierKey(Wire):

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from node_agent.wire import Workload
 from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef, Revision
 from reconciler.core.problems import Problem
 
 if TYPE_CHECKING:
+    from node_agent.wire import Workload
     from reconciler.core.kinds import Manifest
 
 Run = Literal["running", "stopped", "decommissioned"]
@@ -99,6 +99,16 @@ class Instance:
     """What it was called before: a record of that name becomes this one's."""
     suspend: Term | None = None
     """Its own or its project's; the one that ends last."""
+    packages: tuple[str, ...] = ()
+    """pip's requirement lines, put in at start from `package_index`."""
+    package_index: str = ""
+    secrets: tuple[str, ...] = ()
+    """Names of the secrets it reads as files."""
+    member_of: InstanceKey | None = None
+    """The instance this is a further member of; None for the first member, which bears its name."""
+    role: str = ""
+    port_addresses: Mapping[str, str] = field(default_factory=dict)
+    """Port name → address of the node that it is published at, for other members."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ ActionId = NewType("ActionId", str)
 """Content hash of an action: the same action has the same id in every run."""
 
 InstanceKey = NewType("InstanceKey", str)
-"""`tenant/project/name` of an app instance: what the agent knows it by."""
+"""`tenant/project/name` of an app instance: what the agent knows it by. A further member of it has
+`tenant/project/name.member`; no name has a dot in it.
+"""
 
 NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 VERSION = r"[0-9A-Za-z](?:[-+.0-9A-Za-z]{0,62}[0-9A-Za-z])?"
@@ -98,6 +100,35 @@ class ObjectRef(NamedTuple):
 def instance_key(ref: ObjectRef) -> InstanceKey:
     """The agent-side name of an AppInstance."""
     return InstanceKey("/".join(ref.path))
+
+
+def secret_path(node: str, name: InstanceKey, secret: str) -> str:
+    """Where a secret of an instance is kept; `name` is what its node calls it.
+
+    A renamed instance keeps that, and another one may then bear its former name elsewhere: only
+    node and name together are one instance's.
+    """
+    return f"instances/{node}/{name}/{secret}"
+
+
+def member_key(instance: InstanceKey, member: str) -> InstanceKey:
+    """The key of a further member."""
+    return InstanceKey(f"{instance}.{member}")
+
+
+def instance_of(key: InstanceKey) -> InstanceKey:
+    """The instance that a key is of: itself, unless it is a further member's."""
+    return InstanceKey(key.partition(".")[0])
+
+
+def member_name(key: InstanceKey) -> str:
+    """What a further member is called in its instance; empty for the instance itself."""
+    return key.partition(".")[2]
+
+
+def manifest_ref(key: InstanceKey) -> ObjectRef:
+    """The AppInstance that declares it, as its first member or a further one."""
+    return ObjectRef("AppInstance", tuple(instance_of(key).split("/")))
 
 
 def content_hash(*parts: Any) -> str:

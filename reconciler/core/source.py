@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.core.names import Revision
 
 FileKind = Literal["file", "symlink", "submodule", "too_large"]
+_PORTION_FILES = 256
+_PORTION_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,17 @@ class Snapshot:
     author: str
     subject: str
     committed_at_ms: int
+
+
+def portions(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Files in their order, some at a time: few enough to hand on soon."""
+    portion: list[SourceFile] = []
+    size_bytes = 0
+    for file in files:
+        portion.append(file)
+        size_bytes += len(file.content)
+        if len(portion) >= _PORTION_FILES or size_bytes >= _PORTION_BYTES:
+            yield portion
+            portion, size_bytes = [], 0
+    if portion:
+        yield portion

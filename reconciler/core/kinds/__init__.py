@@ -1,4 +1,4 @@
-"""The kinds of the state repo: one module a kind, one row a kind in KINDS.
+"""The kinds of the state repo: one module a kind, one row a kind in `core.kind_places`.
 
 Rules: pure. A path fixes the scope and the kind, or the few kinds that a document may choose from
 (Identity and RoleBinding share theirs); the document only adds its own name. Adding a kind is a
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from reconciler.core.kind_places import KIND_PLACES, TOP_FOLDERS, KindPlace, places_for_path
 from reconciler.core.kinds.allocation import Allocation
 from reconciler.core.kinds.app import App
 from reconciler.core.kinds.app_instance import AppInstance
@@ -30,80 +31,40 @@ from reconciler.core.kinds.tenant import Tenant
 from reconciler.core.kinds.trust_policy import TrustPolicy
 from reconciler.core.names import ObjectRef
 
-_PROJECT = "tenants/{tenant}/projects/{project}"
-_PORTS = "/spec/runtime_profile/ports"
-
-_ROWS = (
-    Kind("Environment", Environment, "environments/{name}.yaml"),
-    Kind(
-        "TrustPolicy",
-        TrustPolicy,
-        "platform/trust/{any}.yaml",
-        unique=(("/spec/signing_keys", "id"), ("/spec/builders", "id")),
-    ),
-    Kind("Identity", Identity, "platform/iam/{any}.yaml", unique=(("/spec/keys", "id"),)),
-    Kind("RoleBinding", RoleBinding, "platform/iam/{any}.yaml"),
-    Kind(
-        "FleetPolicy",
-        FleetPolicy,
-        "platform/fleet/{any}.yaml",
-        unique=(("/spec/rollout/waves", "name"),),
-    ),
-    Kind("Node", Node, "platform/nodes/{any}.yaml", unique=(("/spec/accelerators", "uuid"),)),
-    Kind("PlatformRelease", PlatformRelease, "platform/releases/{name}.yaml"),
-    Kind("App", App, "catalog/{name}/app.yaml", named_by=("/spec/slug",)),
-    Kind(
-        "AppVersion",
-        AppVersion,
-        "catalog/{app}/versions/{name}.yaml",
-        named_by=("/spec/version",),
-        scoped_by=(("/spec/slug", "app"),),
-        unique=((_PORTS, "name"), (_PORTS, "container")),
-    ),
-    Kind("Promotion", Promotion, "catalog/{app}/promotions/{name}.yaml"),
-    Kind("Tenant", Tenant, "tenants/{name}/tenant.yaml"),
-    Kind("Project", Project, "tenants/{tenant}/projects/{name}/project.yaml"),
-    Kind("Entitlement", Entitlement, f"{_PROJECT}/entitlements/{{name}}.yaml"),
-    Kind(
-        "ServiceAccount",
-        ServiceAccount,
-        f"{_PROJECT}/service-accounts/{{name}}.yaml",
-        unique=(("/spec/public_keys", "id"),),
-    ),
-    Kind("Allocation", Allocation, f"{_PROJECT}/allocations/{{name}}.yaml"),
-    Kind("Artifact", Artifact, f"{_PROJECT}/artifacts/{{app}}/{{version}}/{{name}}.yaml"),
-    Kind("AppInstance", AppInstance, f"{_PROJECT}/instances/{{name}}.yaml"),
+_MODELS: tuple[type[Manifest], ...] = (
+    Allocation,
+    App,
+    AppInstance,
+    AppVersion,
+    Artifact,
+    Entitlement,
+    Environment,
+    FleetPolicy,
+    Identity,
+    Node,
+    PlatformRelease,
+    Project,
+    Promotion,
+    RoleBinding,
+    ServiceAccount,
+    Tenant,
+    TrustPolicy,
 )
 
-KINDS: Mapping[str, Kind] = MappingProxyType({row.name: row for row in _ROWS})
-TOP_FOLDERS = frozenset(row.path.partition("/")[0] for row in _ROWS)
-_ANY = "*"
+
+def _kind(place: KindPlace, model: type[Manifest]) -> Kind:
+    return Kind(place.name, place.path, place.named_by, place.scoped_by, place.unique, model=model)
 
 
-def _shape(path: str) -> tuple[str, int, str]:
-    """What tells most kinds apart without an expression: the first folder, the depth, the last."""
-    folder = path.rpartition("/")[0]
-    last = folder.rpartition("/")[2]
-    return path.partition("/")[0], path.count("/"), _ANY if "{" in last else last
-
-
-_BY_SHAPE = {
-    shape: tuple(row for row in _ROWS if _shape(row.path) == shape)
-    for shape in map(_shape, (row.path for row in _ROWS))
-}
+_BY_NAME = {model.__name__: model for model in _MODELS}
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {place.name: _kind(place, _BY_NAME[place.name]) for place in KIND_PLACES}
+)
 
 
 def kinds_for_path(path: str) -> tuple[Kind, ...]:
     """The kinds whose manifests live at `path`, most often one; empty when none does."""
-    return tuple([kind for kind, _ in places_for_path(path)])
-
-
-def places_for_path(path: str) -> list[tuple[Kind, dict[str, str]]]:
-    """The same, each with what the path says of its objects: placeholder → value."""
-    shape = top, depth, _ = _shape(path)
-    rows = (*_BY_SHAPE.get(shape, ()), *_BY_SHAPE.get((top, depth, _ANY), ()))
-    found = [(kind, kind.pattern.fullmatch(path)) for kind in rows]
-    return [(kind, match.groupdict()) for kind, match in found if match]
+    return tuple([KINDS[place.name] for place, _ in places_for_path(path)])
 
 
 def pick(kinds: tuple[Kind, ...], said: object) -> Kind:
@@ -132,6 +93,5 @@ __all__ = [
     "kind_for_path",
     "kinds_for_path",
     "pick",
-    "places_for_path",
     "ref_for",
 ]

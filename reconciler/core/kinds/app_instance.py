@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,18 @@ class PlacementIntent(Part):
     allocation: Name
 
 
+class Member(Part):
+    """One further member, by a name that stays its own when others come and go.
+
+    `parameters` stand in for the instance's own where they differ.
+    """
+
+    name: Name
+    role: Name
+    allocation: Name
+    parameters: dict[str, Any] = Field(default_factory=dict, max_length=256)
+
+
 class AppInstanceSpec(Part):
     """`parameters` answer the version's `launch_parameters`.
 
@@ -45,6 +57,7 @@ class AppInstanceSpec(Part):
     depends_on: UniqueItems[Name] = Field(default=(), max_length=64)
     moved_from: Name | None = None
     suspend: Term | None = None
+    members: Annotated[tuple[Member, ...], Field(strict=False, max_length=256)] = ()
 
 
 class AppInstance(Manifest):

@@ -44,7 +44,7 @@ class Compatibility(Part):
 class AppPort(Part):
     name: Name
     container: PortNumber
-    expose: Literal["private", "embedded_ui_gateway"] = "private"
+    expose: Literal["private", "embedded_ui_gateway", "members"] = "private"
 
 
 class Resources(Part):
@@ -91,9 +91,33 @@ class Health(Part):
     failures_max: Int = Field(default=3, ge=1, le=1000)
 
 
+class SecretFile(Part):
+    """A file under /run/gpuaas/secrets. generated: random, made once for each instance."""
+
+    name: Name
+    source: Literal["generated"] = "generated"
+
+
+class MemberRole(Part):
+    """What further members of an instance run, beside the first. What is left out, image, shared
+    memory and grace, is as for the first.
+    """
+
+    role: Name
+    members_min: Int = Field(default=0, ge=0, le=256)
+    members_max: Int = Field(default=256, ge=1, le=256)
+    image_ref: ArtifactRef | None = None
+    variants: dict[AcceleratorFamily, ArtifactRef] = Field(default_factory=dict, max_length=64)
+    command: Command = ()
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=1024)
+    ports: Annotated[tuple[AppPort, ...], Field(strict=False, max_length=64)] = ()
+    resources: Resources = Resources()
+    health: Health = Health()
+
+
 class RuntimeProfile(Part):
     """How it runs. The image is the node's entry of `variants` (by accelerator family), else
-    `image_ref`, else the version's artifact.
+    `image_ref`, else the version's artifact. `role` is what the first member is called.
     """
 
     kind: RuntimeKind
@@ -106,6 +130,9 @@ class RuntimeProfile(Part):
     shm_mib: Int = Field(default=64, ge=1, le=16_777_216)
     stop_grace_s: Int = Field(default=10, ge=0, le=3600)
     health: Health = Health()
+    secrets: Annotated[tuple[SecretFile, ...], Field(strict=False, max_length=32)] = ()
+    role: Name = "controller"
+    members: Annotated[tuple[MemberRole, ...], Field(strict=False, max_length=16)] = ()
 
 
 class VersionUi(Part):

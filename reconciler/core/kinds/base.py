@@ -7,10 +7,7 @@ left out, never null. Units stand last in names.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -23,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from reconciler.core.kind_places import KindPlace
 from reconciler.core.names import NAME, VERSION
 
 API_VERSION = "gpuaas.dev/v1"
@@ -141,65 +139,8 @@ class Manifest(Part):
     spec: Part
 
 
-_SEGMENTS = {"version": VERSION}
-
-
 @dataclass(frozen=True)
-class Kind:
-    """One row of the KINDS table.
+class Kind(KindPlace):
+    """One row of the KINDS table: a place, and the model of what stands there."""
 
-    `path` is the path template. `{name}` in a folder fixes metadata.name; in the file name it does
-    so for a file of one document; `{any}` leaves the file name free. The other placeholders are the
-    scope. `named_by` are pointers whose value must be metadata.name, `scoped_by` pairs of a pointer
-    and the placeholder it must agree with, `unique` pairs of a list's pointer and the key that no
-    two entries may share.
-    """
-
-    name: str
-    model: type[Manifest]
-    path: str
-    named_by: tuple[str, ...] = ()
-    scoped_by: tuple[tuple[str, str], ...] = ()
-    unique: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def schema_file(self) -> str:
-        return f"{self.name.lower()}.v1.schema.json"
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """The template as an expression over whole paths; `.yml` is taken as well."""
-        folder, _, file = self.path.rpartition("/")
-        folder = re.sub(r"\{(\w+)\}", _folder_group, folder)
-        file = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", file.removesuffix(".yaml"))
-        return re.compile(rf"{folder}/{file}\.ya?ml")
-
-    def placeholders(self, path: str) -> dict[str, str]:
-        """Placeholder → its value in `path`; empty when the path is not this kind's."""
-        found = self.pattern.fullmatch(path)
-        return found.groupdict() if found else {}
-
-    def path_of(self, names: tuple[str, ...]) -> str:
-        """Where the object of these names, outermost first, is looked for by a reader."""
-        left = iter(names)
-        return re.sub(r"\{\w+\}", lambda _: next(left), self.path)
-
-    def scope(self, path: str) -> tuple[str, ...]:
-        """The names above the object, outermost first; ValueError for another kind's path."""
-        if not self.pattern.fullmatch(path):
-            raise ValueError(f"{path} is no path of a {self.name} ({self.path})")
-        return scope_of(self.placeholders(path))
-
-    @cached_property
-    def names_its_folder(self) -> bool:
-        """Whether metadata.name is fixed by a folder, however many documents the file has."""
-        return "{name}" in self.path.rpartition("/")[0]
-
-
-def scope_of(placeholders: Mapping[str, str]) -> tuple[str, ...]:
-    """The names above an object, outermost first, from what its path says."""
-    return tuple([value for key, value in placeholders.items() if key not in ("name", "any")])
-
-
-def _folder_group(found: re.Match[str]) -> str:
-    return f"(?P<{found[1]}>{_SEGMENTS.get(found[1], NAME)})"
+    model: type[Manifest] = field(kw_only=True)

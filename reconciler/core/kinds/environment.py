@@ -42,6 +42,12 @@ class Registry(Part):
     layout_path: str | None = Field(default=None, min_length=1, max_length=4096)
 
 
+class PackageIndex(Part):
+    """Where pip_packages come from: an index as pip understands it (PEP 503)."""
+
+    url: Address
+
+
 class Vault(Part):
     address: Address
 
@@ -138,6 +144,7 @@ class EnvironmentSpec(Part):
     domain: Domain
     endpoints: dict[Name, Address] = Field(default_factory=dict, max_length=64)
     registry: Registry
+    package_index: PackageIndex | None = None
     vault: Vault | None = None
     guards: RemovalGuards = RemovalGuards()
     sync: Sync = Sync()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from reconciler.core.kinds.base import (
     AcceleratorFamily,
@@ -20,6 +20,13 @@ from reconciler.core.kinds.base import (
 )
 
 Engine = Literal["docker", "process"]
+HostAddress = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]+)$", max_length=45
+    ),
+]
+"""An IP address, since Docker publishes at nothing else."""
 
 
 class Accelerator(Part):
@@ -37,6 +44,7 @@ class NodeSpec(Part):
     cpu_cores: Int = Field(ge=1, le=65_536)
     memory_mib: Int = Field(ge=1, le=1_073_741_824)
     engines: UniqueItems[Engine] = Field(min_length=1)
+    address: HostAddress | None = None
 
 
 class Node(Manifest):
