@@ -31,7 +31,7 @@ from reconciler.core.kinds import KINDS
 from reconciler.core.names import Revision
 from reconciler.core.problems import Problem
 from reconciler.core.source import Snapshot, SourceFile
-from reconciler.settings import Settings, SettingsWithoutFile
+from reconciler.settings import Settings
 from reconciler.use_cases.review import review
 from reconciler.use_cases.validation import Checked, CheckMemo, check
 from reconciler.views.problems import (
@@ -306,7 +306,7 @@ def misplaced(problem: Problem, files: Files) -> str:
 
 def work(seed: str, first: int, seconds: float, progress: Path) -> int:
     """Runs cases until the time is over, or the number of the one that failed is in `progress`."""
-    settings = SettingsWithoutFile()
+    settings = Settings()
     base = check(snapshot_of(example()), settings)
     end_s = time.monotonic() + seconds
     number = first
@@ -361,7 +361,7 @@ def main() -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case is not None:
-        settings = SettingsWithoutFile()
+        settings = Settings()
         base = check(snapshot_of(example()), settings)
         run_case(*make_case(given.seed, given.case), base, settings)
         print("nothing found")

@@ -7,7 +7,8 @@ Rules:
   running control plane: it holds the last revision, and looks again.
 - The yardstick is one reading of the same files with PyYAML's C loader, in a process of its own,
   turn about with the plan, so that whatever slows this machine down slows both.
-- Seconds are medians; memory is the largest peak of any round.
+- Seconds are medians, processor time is that of all its processes; memory is the largest peak of
+  any round, that of the first process. The second one holds a fourth of that.
 
 Run: `python bench/plan.py [--instances 1000 10000] [--rounds 5] [--json FILE]`.
 """

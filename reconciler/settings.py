@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from reconciler.core.parse import ParseLimits
 
+PREFIX = "GPUAAS_"
 
-class Settings(BaseSettings):
-    """From the command line, then `GPUAAS_*` variables, then `gpuaas.toml`, then these defaults."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="GPUAAS_",
-        toml_file="gpuaas.toml",
-        frozen=True,
-        extra="forbid",
-    )
+def _listed(value: Any) -> Any:
+    """A list is a JSON list where it is text, as in a variable."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What is given, and these defaults; `settings_from` also reads variables and a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_dir: Path = Path("/var/lib/gpuaas")
     """Folder of the control plane's database, mirror and local secrets."""
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     """host:port of the agent API, webhooks, read API and metrics."""
     allow_remote_read: bool = False
     """Whether the read API may be listened for beyond this host. It takes no token yet."""
-    allowed_hosts: tuple[str, ...] = ()
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Names under which the server is addressed, beside the one it listens on."""
 
     poll_interval_s: float = Field(default=30.0, gt=0)
@@ -70,6 +70,17 @@ class Settings(BaseSettings):
     """How often an open poll looks for tasks that another process queued."""
     pass_age_max_s: float = Field(default=300.0, gt=0)
     """Age of the last pass from which on `/readyz` says no."""
+    heartbeat_age_max_s: float = Field(default=180.0, gt=0)
+    """Age of the loop's last sign of life from which on `/healthz` says no; above any one fetch."""
+
+    stuck_pull_s: float = Field(default=600.0, gt=0)
+    """How long pulling may take beside a start budget before a start counts as stuck."""
+    stuck_queued_s: float = Field(default=120.0, gt=0)
+    """How long a node that reports may leave a task before that counts as stuck."""
+    stuck_removal_s: float = Field(default=600.0, gt=0)
+    """How long a removal may go without its proof before it counts as stuck."""
+    stuck_degraded_s: float = Field(default=600.0, gt=0)
+    """How long what was ready may be degraded before it counts as stuck."""
 
     join_failures_max: int = Field(default=10, gt=0)
     """Failed joins within the window, after which more are turned away."""
@@ -107,19 +118,19 @@ class Settings(BaseSettings):
             yaml_depth_max=self.yaml_depth_max,
         )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
 
+def settings_from(
+    given: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
+) -> Settings:
+    """From the command line, then `GPUAAS_*` variables, then a TOML `file`, then the defaults.
 
-class SettingsWithoutFile(Settings):
-    """The same, but from no `gpuaas.toml`: for work in a folder that somebody else wrote."""
-
-    model_config = SettingsConfigDict(toml_file=None)
+    Raises ValidationError for what is no setting, ValueError or OSError for a file that can't be
+    read. Variables may be in upper or lower case; those that name no setting count nothing.
+    """
+    stored: dict[str, Any] = {}
+    if file is not None and file.is_file():
+        stored = tomllib.loads(file.read_text(encoding="utf-8"))
+    texts = {key.upper(): text for key, text in environment.items()}
+    named = {name: texts.get(PREFIX + name.upper()) for name in Settings.model_fields}
+    variables = {name: text for name, text in named.items() if text is not None}
+    return Settings(**{**stored, **variables, **given})

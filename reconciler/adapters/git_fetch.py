@@ -9,6 +9,7 @@ Objects are never pruned: what was accepted stays readable after a force-push.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shlex
 import shutil
@@ -20,15 +21,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import structlog
+from typing import TYPE_CHECKING
 
 from reconciler.adapters.git_failures import failure, speaks_of_corruption
 from reconciler.adapters.git_remote import Remote, mask_credentials
 from reconciler.errors import GpuaasError, Refused, Transient
-from reconciler.settings import Settings
 
-_log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 _STDERR_BYTES_MAX = 8192
 _SUSPECT = "gpuaas-suspect"
@@ -128,7 +130,7 @@ def _set_aside(mirror: Path, reason: str) -> None:
     mirror.resolve().rename(kept)
     if mirror.is_symlink():
         mirror.unlink()
-    _log.error("git_mirror_damaged", reason=reason, kept_at=str(kept), action="cloning again")
+    _log.error("git_mirror_damaged: %s; kept at %s, cloning again", reason, kept)
 
 
 def _remove_leftovers(mirror: Path) -> None:
@@ -191,7 +193,7 @@ class _Git:
         try:
             self.run(mirror, ["gc", "--auto", "--quiet"])
         except GpuaasError as error:
-            _log.warning("git_mirror_gc_failed", reason=error.message, mirror=str(mirror))
+            _log.warning("git_mirror_gc_failed: %s: %s", mirror, error.message)
 
     def is_sound(self, mirror: Path) -> bool:
         try:

@@ -12,17 +12,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pygit2
 
 from reconciler.adapters.git_fetch import fetch_branch, fetch_ref, mark_suspect
 from reconciler.adapters.git_remote import parse_remote
 from reconciler.adapters.git_tree import TreeReader
+from reconciler.adapters.tree_limits import TreeLimits
 from reconciler.core.names import Revision
-from reconciler.core.source import Snapshot
+from reconciler.core.source import Snapshot, SourceFile
 from reconciler.errors import GpuaasError, Refused, Transient
-from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
 
 _REF_LENGTH_MAX = 255
 _TEXT_LENGTH_MAX = 200
@@ -39,10 +42,10 @@ _REF_END = re.compile("[~^@:]")
 class GitReader:
     """Reads the repository at `folder`, of which `ref` is the head. Safe to use from threads."""
 
-    def __init__(self, folder: Path, ref: str, settings: Settings) -> None:
+    def __init__(self, folder: Path, ref: str, limits: Settings | TreeLimits) -> None:
         self._folder = folder.absolute()
         self._ref = ref
-        self._reader = TreeReader(settings)
+        self._reader = TreeReader(limits)
         self._opened: tuple[Path, pygit2.Repository] | None = None
         self._lock = threading.RLock()
 
@@ -74,14 +77,21 @@ class GitReader:
             except (KeyError, ValueError, pygit2.GitError):
                 _refuse_revision(ref, "no such commit here")
 
-    def snapshot(self, revision: Revision) -> Snapshot:
+    def snapshot(
+        self, revision: Revision, files: tuple[SourceFile, ...] | None = None
+    ) -> Snapshot:
         """Every file of a revision. Refused when unknown or beyond the limits in `settings`.
+
+        `files`: they were read already, by another reader of this repository.
 
         Only .yaml and .yml files have content, up to `file_bytes_max`; the rest are listed. A path
         that is not UTF-8 has its odd bytes escaped (`\\xff`).
         """
         with self._reading() as repository:
-            return _snapshot(repository, self._commit(repository, revision), self._reader)
+            commit = self._commit(repository, revision)
+            if files is None:
+                files = self._reader.files(repository, str(commit.tree_id), str(commit.id))
+            return _snapshot(commit, files)
 
     def is_ancestor(self, ancestor: Revision, descendant: Revision) -> bool:
         """Whether `descendant` is `ancestor` or was built on it.
@@ -244,10 +254,10 @@ class GitSource(GitReader):
         )
 
 
-def _snapshot(repository: Any, commit: Any, reader: TreeReader) -> Snapshot:
+def _snapshot(commit: Any, files: tuple[SourceFile, ...]) -> Snapshot:
     return Snapshot(
         revision=Revision(str(commit.id)),
-        files=reader.files(repository, str(commit.tree_id), str(commit.id)),
+        files=files,
         author=_author(commit.author),
         subject=_printable(commit.raw_message.lstrip(b"\n").partition(b"\n")[0]),
         committed_at_ms=commit.commit_time * 1000,

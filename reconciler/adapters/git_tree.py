@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget
+from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget, TreeLimits
 from reconciler.core.source import FileKind, SourceFile
-from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
 
 _TREE = 0o040000
 _KINDS: dict[int, FileKind] = {0o120000: "symlink", 0o160000: "submodule"}
@@ -37,15 +39,15 @@ _NOTHING = _Folder("", {}, {}, (), 0, 0)
 class TreeReader:
     """Lists the files of trees, remembering the last one. `blobs_read` counts the blobs loaded."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, limits: Settings | TreeLimits) -> None:
+        self._limits = limits
         self._last = _NOTHING
         self.blobs_read = 0
 
     def files(self, repository: Any, tree_id: str, where: str) -> tuple[SourceFile, ...]:
         """All files below a tree, sorted by path; Refused beyond the limits."""
         if tree_id != self._last.tree_id:
-            walk = _Walk(repository, self._settings, Budget(self._settings, where))
+            walk = _Walk(repository, self._limits, Budget(self._limits, where))
             self._last = walk.folder("", tree_id, self._last, 0)
             self.blobs_read += walk.blobs_read
         return self._last.files
@@ -54,10 +56,10 @@ class TreeReader:
 class _Walk:
     """One reading of one tree."""
 
-    def __init__(self, repository: Any, settings: Settings, budget: Budget) -> None:
+    def __init__(self, repository: Any, limits: Settings | TreeLimits, budget: Budget) -> None:
         self._repository = repository
         self._backends = list(repository.odb.backends)
-        self._file_bytes_max = settings.file_bytes_max
+        self._file_bytes_max = limits.file_bytes_max
         self._budget = budget
         self.blobs_read = 0
 

@@ -8,40 +8,52 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget, blob_id
+from reconciler.adapters.tree_limits import DOCUMENT_SUFFIXES, Budget, TreeLimits, blob_id
 from reconciler.core.names import Revision
 from reconciler.core.source import FileKind, Snapshot, SourceFile
 from reconciler.errors import Refused
-from reconciler.settings import Settings
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
 
 UNCOMMITTED = Revision("0" * 40)
 """The revision of files that are not committed, as Git itself writes it."""
 
 
 def snapshot_of_directory(path: Path, settings: Settings) -> Snapshot:
-    """All files below `path`; a folder with a `.git` of its own is a submodule.
+    """The folder at `path` as it is; see `files_of_directory`."""
+    return snapshot_of(files_of_directory(path, TreeLimits.of(settings)))
+
+
+def snapshot_of(files: Iterable[SourceFile]) -> Snapshot:
+    """Files of a folder, sorted by path, as what is not committed yet."""
+    return Snapshot(UNCOMMITTED, tuple(files), "", "", 0)
+
+
+def files_of_directory(path: Path, limits: TreeLimits) -> list[SourceFile]:
+    """All files below `path`, sorted; a folder with a `.git` of its own is a submodule.
 
     Only .yaml and .yml files have content. Refused when `path` is no folder, beyond the limits, or
     where something cannot be read: half a folder would look like removals.
     """
-    budget = Budget(settings, str(path))
+    budget = Budget(limits, str(path))
     try:
-        files = sorted(_files(os.fspath(path), "", settings, budget, 0), key=attrgetter("path"))
+        return sorted(_files(os.fspath(path), "", limits, budget, 0), key=attrgetter("path"))
     except NotADirectoryError:
         raise Refused("not_a_folder", "not a folder", where=str(path)) from None
     except OSError as error:
         raise Refused(
             "unreadable", f"{error.strerror}", where=str(error.filename or path)
         ) from None
-    return Snapshot(UNCOMMITTED, tuple(files), "", "", 0)
 
 
 def _files(
-    folder: str, prefix: str, settings: Settings, budget: Budget, depth: int
+    folder: str, prefix: str, limits: TreeLimits, budget: Budget, depth: int
 ) -> Iterator[SourceFile]:
     budget.descend(depth)
     with os.scandir(folder) as entries:
@@ -53,12 +65,12 @@ def _files(
                 budget.take(1, 0)
                 yield SourceFile(path, "", b"", "symlink")
             elif not entry.is_dir(follow_symlinks=False):
-                yield from _file(entry.path, path, settings, budget)
+                yield from _file(entry.path, path, limits, budget)
             elif os.path.lexists(os.path.join(entry.path, ".git")):
                 budget.take(1, 0)
                 yield SourceFile(path, "", b"", "submodule")
             else:
-                yield from _files(entry.path, path + "/", settings, budget, depth + 1)
+                yield from _files(entry.path, path + "/", limits, budget, depth + 1)
 
 
 def _readable(name: str) -> str:
@@ -67,15 +79,15 @@ def _readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _file(place: str, path: str, settings: Settings, budget: Budget) -> Iterator[SourceFile]:
+def _file(place: str, path: str, limits: TreeLimits, budget: Budget) -> Iterator[SourceFile]:
     if not path.endswith(DOCUMENT_SUFFIXES):
         budget.take(1, 0)
         yield SourceFile(path, "", b"")
         return
-    content = _read(place, settings.file_bytes_max + 1)
+    content = _read(place, limits.file_bytes_max + 1)
     if content is None:
         return
-    kind: FileKind = "file" if len(content) <= settings.file_bytes_max else "too_large"
+    kind: FileKind = "file" if len(content) <= limits.file_bytes_max else "too_large"
     kept = content if kind == "file" else b""
     budget.take(1, len(kept))
     yield SourceFile(path, blob_id(content) if kind == "file" else "", kept, kind)

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from reconciler.core.printable import printable, printable_json
-from reconciler.core.records import PassSummary
 from reconciler.errors import Refused
-from reconciler.settings import Settings, SettingsWithoutFile
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from reconciler.core.records import PassSummary
+    from reconciler.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +63,22 @@ def err() -> Console:
     return Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
+def keep(held: object) -> None:
+    """Says that the process, when it ends, need not free this, nor close anything else."""
+    context = click.get_current_context(silent=True)
+    kept = context.find_root().obj if context is not None else None
+    if isinstance(kept, list):
+        kept.append(held)
+
+
+def write_file(path: Path, raw: bytes) -> None:
+    """A file in place of the one that was there; Refused where that can't be."""
+    try:
+        path.write_bytes(raw + b"\n")
+    except OSError as error:
+        raise Refused("not_written", f"{error.strerror}", where=str(path)) from None
+
+
 def print_json(document: Any) -> None:
     click.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
 
@@ -92,9 +107,13 @@ def load_settings(*, file: bool = True, **given: Any) -> Settings:
 
     `file` False leaves out `gpuaas.toml`: in a checkout it is as trustworthy as whoever pushed.
     """
+    from pydantic import ValidationError  # noqa: PLC0415 - see `reconciler.wiring.ahead`
+
+    from reconciler.settings import settings_from  # noqa: PLC0415
+
     chosen = {key: value for key, value in given.items() if value is not None}
     try:
-        return Settings(**chosen) if file else SettingsWithoutFile(**chosen)
+        return settings_from(chosen, os.environ, Path("gpuaas.toml") if file else None)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -103,7 +122,7 @@ def load_settings(*, file: bool = True, **given: Any) -> Settings:
             f"{name}: {first['msg']}",
             hint="see gpuaas.toml, GPUAAS_* variables or the command line",
         ) from None
-    except (SettingsError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise Refused("bad_setting", str(error), where="gpuaas.toml") from None
 
 

@@ -1,29 +1,20 @@
-"""`gpuaas validate`: every problem in a state repo at once, with file, line and column."""
+"""`gpuaas validate`: every problem in a state repo at once, with file, line and column.
+
+Rules: the files are looked at by a second process while this one loads what checks them, so that
+all of that is loaded late, in `cli.verdict`.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
 import click
 
-from reconciler.cli.common import EXIT_ERROR, EXIT_OK, load_settings, out, plain, print_json
+from reconciler.cli.common import EXIT_ERROR, EXIT_OK, load_settings
 from reconciler.collector import without_collector
 from reconciler.errors import Refused
-from reconciler.settings import Settings
-from reconciler.use_cases.review import Review, review
-from reconciler.use_cases.validation import Checked, CheckMemo, check, check_path
-from reconciler.views.problems import (
-    Verdict,
-    github_lines,
-    json_document,
-    sarif_document,
-    text_lines,
-)
-from reconciler.wiring.files import prefix_in_repository, read_base, read_local
-
-_TO_FORGES = ("sarif", "github")
+from reconciler.wiring.ahead import read_ahead
 
 
 @click.command(
@@ -68,36 +59,18 @@ def validate(
     """
     begun_s = perf_counter()
     _refuse_file(path)
-    settings = load_settings(file=False, environment=environment)
-    verdict = _verdict(path, ref, base, settings, begun_s, output)
-    _print(verdict, output)
+    ahead = read_ahead(path) if ref is None else None
+    try:
+        with without_collector():
+            from reconciler.cli.verdict import Asked, show, verdict_on  # noqa: PLC0415 - see above
+
+            settings = load_settings(file=False, environment=environment)
+            verdict = verdict_on(Asked(path, ref, base, output), settings, begun_s, ahead)
+    finally:
+        if ahead is not None:
+            ahead.close()
+    show(verdict, output)
     return EXIT_ERROR if verdict.problems else EXIT_OK
-
-
-def _verdict(
-    path: Path, ref: str | None, base: str | None, settings: Settings, begun_s: float, output: str
-) -> Verdict:
-    with without_collector():
-        checked, compared = _check(path, ref, base, settings)
-    return Verdict(
-        revision=checked.revision,
-        objects=checked.objects,
-        problems=checked.problems if compared is None else compared.problems,
-        elapsed_s=perf_counter() - begun_s,
-        review=compared,
-        prefix=prefix_in_repository(path, settings) if output in _TO_FORGES else "",
-    )
-
-
-def _check(
-    path: Path, ref: str | None, base: str | None, settings: Settings
-) -> tuple[Checked, Review | None]:
-    if base is None:
-        return check_path(path, ref, settings), None
-    memo = CheckMemo()  # What did not change since the base is checked once.
-    before = check(read_base(path, ref, base, settings), settings, memo)
-    checked = check(read_local(path, ref, settings), settings, memo)
-    return checked, review(before, checked, settings.parse_limits, settings.environment)
 
 
 def _refuse_file(path: Path) -> None:
@@ -108,27 +81,3 @@ def _refuse_file(path: Path) -> None:
             where=str(path),
             hint="pass the folder of the state repo, the one that holds environments/",
         )
-
-
-def _print(verdict: Verdict, output: str) -> None:
-    if output == "json":
-        print_json(json_document(verdict))
-    elif output == "sarif":
-        print_json(sarif_document(verdict, version("gpuaas")))
-    elif output == "github":
-        click.echo("\n".join(github_lines(verdict)))
-    else:
-        _print_text(verdict)
-
-
-def _print_text(verdict: Verdict) -> None:
-    if plain() or not out().is_terminal:
-        # Laying out a hundred thousand lines in colours takes longer than finding them.
-        lines = ("".join(piece.text for piece in line) for line in text_lines(verdict))
-        click.echo("\n".join(lines))
-        return
-    from rich.text import Text  # noqa: PLC0415 - see `plain`
-
-    console = out()
-    for line in text_lines(verdict):
-        console.print(Text.assemble(*(Text(piece.text, piece.style) for piece in line)))

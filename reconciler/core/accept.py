@@ -36,7 +36,15 @@ from reconciler.core.guarding import term_of
 from reconciler.core.kinds import TOP_FOLDERS
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.project import ProjectSpec
-from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key
+from reconciler.core.names import (
+    InstanceKey,
+    ObjectRef,
+    Revision,
+    instance_key,
+    instance_of,
+    manifest_ref,
+    member_name,
+)
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject
 from reconciler.core.resolve import Resolution, resolve
@@ -107,12 +115,15 @@ def accept(
     environment: str,
     holding: Holding | None = None,
     memo: AcceptMemo | None = None,
+    *,
+    storing: bool = True,
 ) -> AcceptedState:
     """Merges a revision into what was accepted before, object by object, and resolves the result.
 
     `holding` are the GPUs of each instance by its record: pass it, or adding an instance may move
     the GPUs of another in the same allocation. Problems are all those of the revision, sorted. A
-    `memo` makes it cheap where little changed, and changes nothing of what comes out.
+    `memo` makes it cheap where little changed, and changes nothing of what comes out. Who is not
+    `storing` it spares the making of what to store: `accepted` stays the last one.
     """
     memo = memo or AcceptMemo()
     forms = Forms(memo.forms.last(last), parse, memo.forms)
@@ -120,12 +131,17 @@ def accept(
     resolution = _settle(forms, environment, candidate, holding or {}, problems)
     problems |= {*forms.unreadable.values()}
     if resolution.environment is None:
-        return _nothing_changes(candidate, last, forms, resolution, problems)
+        return _nothing_changes(candidate, last, forms, resolution, problems, holding or {})
     return AcceptedState(
         revision=candidate.revision,
-        accepted=forms.accepted(candidate.revision),
+        accepted=forms.accepted(candidate.revision) if storing else last,
         instances=resolution.instances,
-        held=_held(forms, resolution, dict(_back_unaccepted(forms, candidate, holding or {}))),
+        held=_held(
+            forms,
+            resolution,
+            dict(_back_unaccepted(forms, candidate, holding or {})),
+            holding or {},
+        ),
         problems=tuple(sorted(problems)),
         nodes=resolution.nodes,
         guards=_guards(forms, resolution, environment),
@@ -311,7 +327,7 @@ def _widened(forms: Forms, back: Mapping[ObjectRef, str]) -> dict[ObjectRef, str
 
 
 def _instance_ref(key: InstanceKey) -> ObjectRef:
-    return ObjectRef("AppInstance", tuple(key.split("/")))
+    return manifest_ref(key)
 
 
 def _waits(found: StateObject, why: str) -> Problem:
@@ -343,7 +359,7 @@ def _back_unaccepted(
 
 
 def _held(
-    forms: Forms, resolution: Resolution, back: dict[InstanceKey, str]
+    forms: Forms, resolution: Resolution, back: dict[InstanceKey, str], holding: Holding
 ) -> dict[InstanceKey, str]:
     blocked = resolution.blocked.items()
     held = back | {key: why for key, why in blocked if _instance_ref(key) in forms.last}
@@ -355,7 +371,16 @@ def _held(
     for ref, problem in forms.unreadable.items():
         if ref.kind == "AppInstance":
             held[instance_key(ref)] = f"{problem.code}: {problem.message}"
-    return dict(sorted(held.items()))
+    return dict(sorted({**_of_members(held, holding), **held}.items()))
+
+
+def _of_members(held: Mapping[InstanceKey, str], holding: Holding) -> dict[InstanceKey, str]:
+    """An instance is held with all its members, whatever its manifest says of them now."""
+    return {
+        key: held[instance_of(key)]
+        for key in holding
+        if member_name(key) and instance_of(key) in held
+    }
 
 
 def _suspended_projects(forms: Forms) -> dict[str, Term]:
@@ -373,6 +398,7 @@ def _nothing_changes(
     forms: Forms,
     resolution: Resolution,
     problems: set[Problem],
+    holding: Holding,
 ) -> AcceptedState:
     """Without the Environment no instance resolves: all are held, and nothing is accepted.
 
@@ -381,11 +407,12 @@ def _nothing_changes(
     why = next(f"{p.code}: {p.message}" for p in resolution.problems)
     known = {*forms.last, *candidate.objects}
     keys = sorted(instance_key(ref) for ref in known if ref.kind == "AppInstance")
+    held = dict.fromkeys(keys, why)
     return AcceptedState(
         revision=candidate.revision,
         accepted=last,
         instances={},
-        held=dict.fromkeys(keys, why),
+        held=dict(sorted({**_of_members(held, holding), **held}.items())),
         problems=tuple(sorted(problems)),
         nodes=resolution.nodes | {ref.name for ref in forms.last if ref.kind == "Node"},
         guards=Guards(removals_max=0),

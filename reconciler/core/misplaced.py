@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from reconciler.core.kinds import kinds_for_path
+from reconciler.core.kind_places import places_for_path
 from reconciler.core.names import NAME, nearest
 from reconciler.core.source import SourceFile
 
@@ -30,7 +30,7 @@ def names_borne(file: SourceFile) -> frozenset[str]:
 def misnamed(path: str) -> bool:
     """Whether it would be a manifest but for its ending: `x.yaml.bak`, `x.yam`, `x.json`, `x`."""
     folder, _, name = path.rpartition("/")
-    return _meant_as_manifest(name) and bool(kinds_for_path(f"{folder}/{stem(name)}.yaml"))
+    return _meant_as_manifest(name) and bool(places_for_path(f"{folder}/{stem(name)}.yaml"))
 
 
 def _meant_as_manifest(name: str) -> bool:

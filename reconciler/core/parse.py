@@ -34,6 +34,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _NUMBER_START = frozenset("-+.0123456789")
 _NUMBER_LENGTH_MAX = 400
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 _INTEGER_MAX = 2**63 - 1
 
 
@@ -55,6 +56,10 @@ class Document:
     value: dict[str, Any]
     index: int
     line: int
+
+
+Parsed = tuple[tuple[Document, ...], tuple[Problem, ...]]
+"""Every readable document of a file, and every problem found."""
 
 
 class _GiveUp(Exception):
@@ -234,7 +239,7 @@ def fast_reader(limits: ParseLimits) -> FastReader:
 
 def parse_file(
     path: str, content: bytes, limits: ParseLimits, fast: FastReader | None = None
-) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
+) -> Parsed:
     """Every readable document of a file, and every problem found. Empty documents are left out.
 
     `fast` (made for the same limits) reads most files several times as fast, to the same result.
@@ -246,9 +251,7 @@ def parse_file(
     return parse_by_events(path, content, limits)
 
 
-def parse_by_events(
-    path: str, content: bytes, limits: ParseLimits
-) -> tuple[tuple[Document, ...], tuple[Problem, ...]]:
+def parse_by_events(path: str, content: bytes, limits: ParseLimits) -> Parsed:
     """What `parse_file` does for any file at all; the reference for the fast way."""
     refused = _refuse_bytes(path, content, limits)
     if refused is not None:
@@ -298,7 +301,8 @@ def words_for(value: object) -> str:
 
 
 def short(text: str, length_max: int = 60) -> str:
-    """Quoted, and cut when long, so that no message carries a megabyte."""
+    """Quoted, and cut when long, so that no message carries a megabyte; no user and password."""
+    text = _CREDENTIALS.sub("://…@", text)
     return repr(text if len(text) <= length_max else text[: length_max - 1] + "…")
 
 

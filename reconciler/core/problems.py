@@ -30,3 +30,8 @@ class Problem:
     def __str__(self) -> str:
         text = f"{self.where}: {self.code}: {self.message}"
         return f"{text} ({self.hint})" if self.hint else text
+
+
+def identity(problem: Problem) -> tuple[str, str, str]:
+    """What stays the same about a problem while lines move."""
+    return problem.code, problem.object or problem.path, problem.pointer

@@ -6,6 +6,7 @@ Rules:
   one of something it depends on. Only a decommissioned one whose references are gone is in neither.
 - Same objects, same answer. The only memory is `holding`: which GPUs an instance has now, so that
   it keeps them (see `core.checks.capacity`).
+- Who wants to know what is wrong and no more calls `problems_of`: then no instance is made.
 - A `ResolveMemo` makes the next answer cheap and never another one: what it keeps is taken over
   where everything it was made from is the same object as before (`is`), and made anew elsewhere.
 """
@@ -15,27 +16,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import is_, itemgetter
-from typing import Any
 
-from reconciler.core.build import build_instance
+from reconciler.core.batches import (
+    SHARED,
+    Batch,
+    batch_of,
+    demand_in,
+    launches_of,
+    refers_of,
+)
 from reconciler.core.checks import capacity, catalog, references
+from reconciler.core.checks import members as member_checks
 from reconciler.core.checks.capacity import Demand, Holding, PortClaim
 from reconciler.core.checks.catalog import Launch
 from reconciler.core.checks.instances import (
     OWN_CHECKS,
-    SHARED_CHECKS,
     Case,
-    Setting,
-    image_for,
-    policy_of,
 )
 from reconciler.core.checks.world_checks import Found, world_findings
 from reconciler.core.desired import Guards, Instance, StateObject
 from reconciler.core.guarding import guards_of
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app_instance import AppInstanceSpec
-from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.members import members_of
 from reconciler.core.names import (
     InstanceKey,
     ObjectRef,
@@ -47,6 +51,7 @@ from reconciler.core.problems import Problem
 from reconciler.core.world import Entry, Finding, Group, Path, World, build_world, likeness_of
 
 Member = Entry[AppInstanceSpec]
+_OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS)
 
 
 @dataclass(frozen=True)
@@ -67,26 +72,7 @@ class Resolution:
     blamed: Mapping[ObjectRef, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Instances that refer to the same, and what that is.
-
-    `refers` is all that `setting` is made from; without a setting, something is missing.
-    `faulty`: one of the checks that they share finds something.
-    """
-
-    entries: Group[AppInstanceSpec]
-    refers: tuple[Any, ...]
-    there: tuple[Entry[Part], ...]
-    setting: Setting | None
-    faulty: bool
-
-    @property
-    def allocation(self) -> str:
-        return self.entries[0].spec.placement_intent.allocation
-
-
-Stale = Mapping[Path, _Batch]
+Stale = Mapping[Path, Batch]
 """Instances of which something is new, by path, with the batch they are in."""
 
 
@@ -107,18 +93,23 @@ class _Kept:
     world: World | None = None
     launches: Mapping[Path, Launch] = field(default_factory=dict)
     found: Found = field(default_factory=dict)
-    batches: dict[Path, _Batch] = field(default_factory=dict)
+    batches: dict[Path, Batch] = field(default_factory=dict)
     shares: dict[Path, _Share] = field(default_factory=dict)
     holders: Mapping[str, int] = field(default_factory=dict)
     demands: dict[Path, Demand] = field(default_factory=dict)
     faulty: set[Path] = field(default_factory=set)
     gpus: dict[InstanceKey, tuple[str, ...]] = field(default_factory=dict)
     built: dict[InstanceKey, Instance] = field(default_factory=dict)
+    unbuilt: set[Path] = field(default_factory=set)
+    """Instances to be made anew by who wants them next, and in `unshared` the allocations whose
+    GPUs are to be shared out before."""
+    unshared: set[Path] = field(default_factory=set)
 
     def forget(self, path: Path) -> None:
         key = InstanceKey("/".join(path))
         self.demands.pop(path, None)
         self.faulty.discard(path)
+        self.unbuilt.discard(path)
         self.gpus.pop(key, None)
         self.built.pop(key, None)
 
@@ -157,22 +148,12 @@ def resolve(
     """
     memo = memo or ResolveMemo()
     kept = memo.take()
-    before, world = kept.world, build_world(objects, quarantined, holding or {}, kept.world)
+    world = build_world(objects, quarantined, holding or {}, kept.world)
     named = world.environments.get((environment,))
     if named is None:
         return _without_environment(world, environment, revision)
-    stale = _look_up(kept, world, named.spec)
-    findings = [
-        *_missing_references(kept, world),
-        *world_findings(world, before, kept.found),
-        *catalog.check_launch_schema(world, kept.launches),
-    ]
-    moved = _share_out(kept, world, stale)
-    findings += [found for _, share in sorted(kept.shares.items()) for found in share.findings]
-    claims = (claim for _, share in sorted(kept.shares.items()) for claim in share.ports)
-    findings += [*capacity.check_host_ports(claims), *_instance_findings(kept, world, stale)]
-    _build(kept, world, {**stale, **moved})
-    kept.world = world
+    findings = _findings(kept, world, named.spec)
+    _build(kept, world)
     blocked = _blocked(kept, world, _culprits(findings))
     instances = {**kept.built}
     for key in blocked:
@@ -184,10 +165,53 @@ def resolve(
         nodes=frozenset(entry.name for entry in world.nodes.values()),
         guards=guards_of(named.spec),
         environment=named.spec,
-        problems=tuple(sorted({found.problem for found in findings})),
+        problems=_told(findings),
         blocked=blocked,
         blamed=_blamed(findings),
     )
+
+
+def problems_of(
+    objects: Mapping[ObjectRef, StateObject],
+    environment: str,
+    revision: Revision,
+    *,
+    quarantined: frozenset[ObjectRef] = frozenset(),
+    memo: ResolveMemo | None = None,
+) -> tuple[Problem, ...]:
+    """The problems that `resolve` finds where nothing is held, without what else it makes."""
+    memo = memo or ResolveMemo()
+    kept = memo.take()
+    world = build_world(objects, quarantined, {}, kept.world)
+    named = world.environments.get((environment,))
+    if named is None:
+        return _without_environment(world, environment, revision).problems
+    findings = _findings(kept, world, named.spec)
+    memo.put_back(kept)
+    return _told(findings)
+
+
+def _findings(kept: _Kept, world: World, environment: EnvironmentSpec) -> list[Finding]:
+    """All that is wrong; brings `kept` up to `world`, apart from the instances to be made."""
+    stale = _look_up(kept, world, environment)
+    findings = [
+        *_missing_references(kept, world),
+        *world_findings(world, kept.world, kept.found),
+        *catalog.check_launch_schema(world, kept.launches),
+    ]
+    _ask_for_shares(kept, world, stale)
+    shares = sorted(kept.shares.items())
+    findings += [found for _, share in shares for found in share.findings]
+    claims = (claim for _, share in shares for claim in share.ports)
+    findings += [*capacity.check_host_ports(claims), *_instance_findings(kept, world, stale)]
+    findings = member_checks.told_of_manifests(findings, world)
+    kept.unbuilt |= stale.keys()
+    kept.world = world
+    return findings
+
+
+def _told(findings: list[Finding]) -> tuple[Problem, ...]:
+    return tuple(sorted({found.problem for found in findings}))
 
 
 def _why_none(world: World, environment: str) -> tuple[str, str]:
@@ -229,102 +253,28 @@ def _without_environment(world: World, environment: str, revision: Revision) -> 
 
 def _look_up(kept: _Kept, world: World, environment: EnvironmentSpec) -> Stale:
     """Looks up what instances refer to. Returns those of which anything at all is new."""
-    kept.launches = _launches(kept, world)
+    kept.launches = launches_of(world, kept.world, kept.launches)
     for path in sorted(world.changed.get("AppInstance", ())):
         if path not in world.instances:
             kept.forget(path)
     for likeness in sorted(kept.batches.keys() - world.alike.keys()):
         del kept.batches[likeness]
-    stale: dict[Path, _Batch] = {}
+    stale: dict[Path, Batch] = {}
     for likeness, entries in world.alike.items():
-        refers = _refers(world, environment, likeness)
+        refers = refers_of(kept.launches, world, environment, likeness)
         batch = kept.batches.get(likeness)
         known: frozenset[int] = frozenset()
         if batch is not None and all(map(is_, batch.refers, refers)):
             if batch.entries is entries:
                 continue
             known = frozenset(map(id, batch.entries))
-        kept.batches[likeness] = batch = _batch(kept, world, entries, refers)
+        kept.batches[likeness] = batch = batch_of(kept.launches, world, entries, refers)
         stale.update({entry.path: batch for entry in entries if id(entry) not in known})
     for path, batch in stale.items():
         entry = world.instances[path]
-        kept.demands[path] = _demand(kept, batch, entry)
+        kept.demands[path] = demand_in(kept.launches, batch, entry)
         kept.gpus.pop(instance_key(entry.ref), None)
     return stale
-
-
-def _launches(kept: _Kept, world: World) -> Mapping[Path, Launch]:
-    before = kept.world.versions if kept.world else {}
-    if world.versions is before:
-        return kept.launches
-    forms: catalog.Forms = {}
-    return {
-        path: kept.launches[path]
-        if before.get(path) is entry
-        else catalog.compile_launch(entry.spec, forms)
-        for path, entry in world.versions.items()
-    }
-
-
-def _refers(world: World, environment: EnvironmentSpec, likeness: Path) -> tuple[Any, ...]:
-    """All that instances of one likeness depend on; None for what is not there."""
-    tenant, project, app, version, allocation = likeness
-    owner, at = (tenant, project), (app, version)
-    lease = world.allocations.get((*owner, allocation))
-    node = world.nodes.get((lease.spec.node,)) if lease else None
-    wanted = world.versions.get(at)
-    image = image_for(wanted.spec, node.spec.accelerator_family) if wanted and node else None
-    return (
-        world.tenants.get((tenant,)),
-        world.projects.get(owner),
-        node,
-        lease,
-        world.apps.get((app,)),
-        wanted,
-        world.promotions.get(at),
-        world.entitlements.get((*owner, app)),
-        environment,
-        world.registered.get(image or "", ()),
-    )
-
-
-def _batch(
-    kept: _Kept, world: World, entries: Group[AppInstanceSpec], refers: tuple[Any, ...]
-) -> _Batch:
-    *needs, environment, registrations = refers
-    there = tuple(found for found in needs if found is not None)
-    if len(there) < len(needs):
-        return _Batch(entries, refers, there, None, faulty=False)
-    tenant, project, node, lease, app, version, promotion, entitlement = needs
-    image = image_for(version.spec, node.spec.accelerator_family)
-    setting = Setting(
-        environment=environment,
-        tenant=tenant,
-        project=project,
-        app=app,
-        version=version,
-        launch=kept.launches[version.path],
-        promotion=promotion,
-        entitlement=entitlement,
-        allocation=lease,
-        node=node,
-        image=image,
-        standing=catalog.standing(registrations, project.path),
-        policy=policy_of(environment, entitlement.spec, version.spec, None),
-    )
-    one = Case(world, setting, entries[0], Demand(0, 0, 0, None))
-    faulty = any(True for check in SHARED_CHECKS for _ in check(one))
-    return _Batch(entries, refers, there, setting, faulty)
-
-
-def _demand(kept: _Kept, batch: _Batch, entry: Member) -> Demand:
-    _, _, _, lease, _, version, *_ = batch.refers
-    return capacity.demand_of(
-        entry,
-        version.spec if version else None,
-        kept.launches[version.path].form.defaults if version else {},
-        lease.spec if lease else None,
-    )
 
 
 # --- what is wrong with them ---------------------------------------------------------------------
@@ -337,11 +287,10 @@ def _missing_references(kept: _Kept, world: World) -> Iterator[Finding]:
             yield from references.check_instance(world, entry)
 
 
-def _share_out(kept: _Kept, world: World, stale: Stale) -> Stale:
-    """Shares out what is leased. Returns the instances whose GPUs are others than before."""
+def _ask_for_shares(kept: _Kept, world: World, stale: Stale) -> None:
+    """Brings up to date what is asked of each allocation, and notes whose GPUs may be others."""
     touched = {(*path[:2], batch.allocation) for path, batch in stale.items()}
     touched |= _disturbed(kept, world)
-    moved: dict[Path, _Batch] = {}
     shares: dict[Path, _Share] = {}
     for path, members in world.members.items():
         lease, share = world.allocations.get(path), kept.shares.get(path)
@@ -357,15 +306,8 @@ def _share_out(kept: _Kept, world: World, stale: Stale) -> Stale:
             tuple(capacity.check_members_fit(lease, members, kept.demands)),
             capacity.ports_asked(lease, members, kept.demands),
         )
-        gpus = capacity.assign_gpus(lease.spec, members, kept.demands, world.holding, kept.holders)
-        for member in members:
-            key = instance_key(member.ref)
-            uuids = gpus.get(key, ())
-            if uuids != kept.gpus.get(key, ()):
-                kept.gpus[key] = uuids
-                moved[member.path] = kept.batches[likeness_of(member)]
+        kept.unshared.add(path)
     kept.shares = shares
-    return moved
 
 
 def _disturbed(kept: _Kept, world: World) -> set[Path]:
@@ -391,11 +333,11 @@ def _instance_findings(kept: _Kept, world: World, stale: Stale) -> Iterator[Find
         yield from found
 
 
-def _checked(kept: _Kept, world: World, batch: _Batch, entry: Member) -> Iterator[Finding]:
+def _checked(kept: _Kept, world: World, batch: Batch, entry: Member) -> Iterator[Finding]:
     if batch.setting is None or entry.spec.desired == "decommissioned":
         return
     case = Case(world, batch.setting, entry, kept.demands[entry.path])
-    for check in (*SHARED_CHECKS, *OWN_CHECKS) if batch.faulty else OWN_CHECKS:
+    for check in (*SHARED, *_OWN) if batch.faulty else _OWN:
         yield from check(case)
 
 
@@ -431,6 +373,9 @@ def _blocked(
     for ref, why in culprits.items():
         if ref.kind == "AppInstance":
             reasons[ref.path] = why
+    for path, why in list(reasons.items()):
+        for one in members_of(world.instances, path):
+            reasons.setdefault(one, why)
     return {
         InstanceKey("/".join(path)): why
         for path, why in sorted(reasons.items())
@@ -441,11 +386,29 @@ def _blocked(
 # --- what comes out ------------------------------------------------------------------------------
 
 
-def _build(kept: _Kept, world: World, stale: Stale) -> None:
-    """Makes these instances anew; `kept.built` stays in the order of its keys."""
+def _share_out(kept: _Kept, world: World) -> None:
+    """Shares out what is leased, and notes the instances whose GPUs are others than before."""
+    for path in sorted(kept.unshared & kept.shares.keys()):
+        lease, members = kept.shares[path].lease, kept.shares[path].members
+        gpus = capacity.assign_gpus(lease.spec, members, kept.demands, world.holding, kept.holders)
+        for member in members:
+            key = instance_key(member.ref)
+            uuids = gpus.get(key, ())
+            if uuids != kept.gpus.get(key, ()):
+                kept.gpus[key] = uuids
+                kept.unbuilt.add(member.path)
+    kept.unshared = set()
+
+
+def _build(kept: _Kept, world: World) -> None:
+    """Makes anew what has to be; `kept.built` stays in the order of its keys."""
+    from reconciler.core.build import build_instance  # noqa: PLC0415 - not for `problems_of`
+
+    _share_out(kept, world)
     more = False
-    for path, batch in stale.items():
+    for path in sorted(kept.unbuilt):
         entry = world.instances[path]
+        batch = kept.batches[likeness_of(entry)]
         key = instance_key(entry.ref)
         if batch.setting is None:
             kept.built.pop(key, None)
@@ -453,5 +416,6 @@ def _build(kept: _Kept, world: World, stale: Stale) -> None:
         more = more or key not in kept.built
         case = Case(world, batch.setting, entry, kept.demands[path])
         kept.built[key] = build_instance(case, kept.gpus.get(key, ()))
+    kept.unbuilt = set()
     if more:
         kept.built = dict(sorted(kept.built.items(), key=itemgetter(0)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+PLAN_LIFETIME_S = 900.0
+"""How long a saved plan may be applied, unless something else is said."""
+
 
 def parse_time_ms(text: str) -> int:
     """RFC 3339 with a zone → milliseconds since the epoch; ValueError for a day that is none."""

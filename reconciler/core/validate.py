@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from reconciler.core.check_document import Checks
 from reconciler.core.desired import Candidate, StateObject
 from reconciler.core.names import ObjectRef
 from reconciler.core.parse import ParseLimits, fast_reader, parse_file
@@ -20,7 +21,13 @@ from reconciler.core.parse_places import locate_all
 from reconciler.core.problems import Problem
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot, SourceFile
-from reconciler.core.validate_file import NO_MANIFESTS, Checks, FileResult, Placed, check_files
+from reconciler.core.validate_file import (
+    NO_MANIFESTS,
+    FileResult,
+    Placed,
+    SoundAhead,
+    check_files,
+)
 
 
 class _Known(NamedTuple):
@@ -39,6 +46,8 @@ class ValidateMemo:
     """
 
     files_checked: int = 0
+    ahead: SoundAhead | None = field(default=None, repr=False)
+    """Who may have looked at files already, under the same limits and schemas."""
     _checks: Checks | None = field(default=None, repr=False)
     _files: dict[str, _Known] = field(default_factory=dict, repr=False)
     _standing: dict[ObjectRef, tuple[Placed, ...]] = field(default_factory=dict, repr=False)
@@ -82,7 +91,7 @@ class ValidateMemo:
                 new.append(file)
             elif known.file is not file:
                 changed[file.path] = _Known(file, known.result)
-        for file, result in zip(new, check_files(new, checks), strict=True):
+        for file, result in zip(new, check_files(new, checks, self.ahead), strict=True):
             changed[file.path] = _Known(file, result)
             self.files_checked += result is not NO_MANIFESTS
         gone: list[str] = []

@@ -7,32 +7,45 @@ held before must not be taken for removed.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from reconciler.core.check_document import (
+    NAME_POINTER,
+    Allowed,
+    Checks,
+    Sound,
+    allowed_at,
+    check_document,
+    readable,
+)
 from reconciler.core.desired import StateObject
-from reconciler.core.kinds import KINDS, TOP_FOLDERS, Kind, Manifest, places_for_path
-from reconciler.core.kinds.base import scope_of
+from reconciler.core.kind_places import KIND_PLACES, TOP_FOLDERS
+from reconciler.core.kinds import KINDS, Manifest
 from reconciler.core.misplaced import API_GROUP, misnamed, names_borne
-from reconciler.core.names import VERSION, ObjectRef, nearest
-from reconciler.core.parse import Document, ParseLimits, parse_file, short, words_for
-from reconciler.core.parse_fast import FastReader
+from reconciler.core.names import ObjectRef, nearest
+from reconciler.core.parse import Document, ParseLimits, parse_file
 from reconciler.core.parse_places import Place, locate_all
 from reconciler.core.problems import Problem
-from reconciler.core.schema import QUOTE_IT, Finding, SchemaSet, launch_schema_problems, pointer_of
-from reconciler.core.source import SourceFile
+from reconciler.core.schema import QUOTE_IT, Finding, pointer_of
+from reconciler.core.source import SourceFile, portions
 
-_READABLE_NAME = re.compile(VERSION)
-_NAME = "/metadata/name"
-_LAUNCH_PARAMETERS = "/spec/launch_parameters"
-_FORMS_MAX = 1_000
-_FORM_LENGTH_MAX = 10_000
+
+class SoundAhead(Protocol):
+    """Somebody who calls `sound_documents` for the same files with the same checks, in their order,
+    at the same time."""
+
+    def has_news(self) -> bool:
+        """Whether an answer is there that nobody has to wait for."""
+
+    def sound(self, file: SourceFile) -> Sequence[Sound] | None:
+        """What came of a file; waits for it. None: to be looked at by who asks."""
+
+    def leave(self, file: SourceFile) -> None:
+        """Says that this file and those after it are looked at by who says so."""
 
 
 class Placed(NamedTuple):
@@ -59,17 +72,6 @@ NO_MANIFESTS = FileResult(())
 """Of a file that is none of our business."""
 
 
-@dataclass(frozen=True)
-class Checks:
-    """What files are held against. `fast` and `forms` remember, and are one caller's alone: a form
-    is the `launch_parameters` of a version, which most often are those of the version before."""
-
-    schemas: SchemaSet
-    limits: ParseLimits
-    fast: FastReader
-    forms: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
-
-
 class _Checked(NamedTuple):
     """One document after every check of its own. `ref` None: what it names could not be told."""
 
@@ -79,33 +81,43 @@ class _Checked(NamedTuple):
     manifest: Manifest | None
 
 
-class _Allowed(NamedTuple):
-    """A kind that lives at a path, and what the path says of the object."""
-
-    kind: Kind
-    placeholders: Mapping[str, str]
-
-
 class _Reading(NamedTuple):
     """A file as far as it was read. `result` is there when nothing is left to check."""
 
     path: str
     content: bytes
-    allowed: tuple[_Allowed, ...] = ()
+    allowed: tuple[Allowed, ...] = ()
     documents: tuple[Document, ...] = ()
     problems: tuple[Problem, ...] = ()
     result: FileResult | None = None
 
 
-def check_files(files: Iterable[SourceFile], checks: Checks) -> list[FileResult]:
+def check_files(
+    files: Iterable[SourceFile], checks: Checks, ahead: SoundAhead | None = None
+) -> list[FileResult]:
     """Everything that each file says by itself. One outside the known folders is not looked at.
 
-    All are read before the first is checked: to do one thing ten thousand times and then the next
+    Some are read before the first of them is checked: to do one thing many times and then the next
     takes a quarter less time than to do all things to one file after the other.
     """
-    listed = list(files)
-    results = [_checked(reading, checks) for reading in [_read(file, checks) for file in listed]]
-    return [_bearing(file, result) for file, result in zip(listed, results, strict=True)]
+    waiting, done = list(portions(files)), list[list[FileResult]]()
+    first: list[FileResult] = []
+    while waiting:
+        if ahead is not None and len(waiting) > 1 and not ahead.has_news():
+            # The other begins at the front: from the back, both meet somewhere.
+            ahead.leave(waiting[-1][0])
+            done.append(_check_some(waiting.pop(), checks, None))
+        else:
+            first += _check_some(waiting.pop(0), checks, ahead)
+    return first + [result for some in reversed(done) for result in some]
+
+
+def _check_some(
+    files: list[SourceFile], checks: Checks, ahead: SoundAhead | None
+) -> list[FileResult]:
+    readings = [_read(file, checks, ahead) for file in files]
+    found = [_checked(reading, checks) for reading in readings]
+    return [_bearing(file, one) for file, one in zip(files, found, strict=True)]
 
 
 def _bearing(file: SourceFile, result: FileResult) -> FileResult:
@@ -115,22 +127,38 @@ def _bearing(file: SourceFile, result: FileResult) -> FileResult:
     return result._replace(bears=names) if names else result
 
 
-def _read(file: SourceFile, checks: Checks) -> _Reading:
+def _read(file: SourceFile, checks: Checks, ahead: SoundAhead | None) -> _Reading:
     def settled(result: FileResult) -> _Reading:
         return _Reading(file.path, file.content, result=result)
 
+    sound = ahead.sound(file) if ahead is not None else None
+    done = _made_of(file.path, sound) if sound is not None else None
+    if done is not None:
+        return settled(done)
     if not _concerns_us(file):
         return settled(NO_MANIFESTS)
     refused = _refuse_file(file, checks.limits)
     if refused is not None:
         return settled(FileResult((refused,), broken=True))
-    allowed = tuple([_Allowed(*place) for place in places_for_path(file.path)])
+    allowed = allowed_at(file.path)
     if not allowed:
         return settled(FileResult((_unknown_path(file.path),), broken=True))
     documents, problems = parse_file(file.path, file.content, checks.limits, checks.fast)
     if not documents and not problems:
         return settled(FileResult((_empty_file(file.path),), broken=True))
     return _Reading(file.path, file.content, allowed, documents, problems)
+
+
+def _made_of(path: str, sound: Sequence[Sound]) -> FileResult | None:
+    """The objects of a file without findings; None: a model refuses what its schema lets pass."""
+    placed = []
+    for value, line, kind, names in sound:
+        manifest, refused = _model(kind, value)
+        if manifest is None or refused:
+            return None
+        ref = ObjectRef(kind, names)
+        placed.append(Placed(ref, path, line, StateObject(ref, path, line, manifest, value)))
+    return FileResult((), tuple(placed))
 
 
 def _checked(reading: _Reading, checks: Checks) -> FileResult:
@@ -143,6 +171,16 @@ def _checked(reading: _Reading, checks: Checks) -> FileResult:
     broken = any(not problem.object for problem in problems)
     placed = tuple(_placed(path, one.ref, one) for one in checked if one.ref is not None)
     return FileResult(problems, placed, broken)
+
+
+def _check(
+    allowed: tuple[Allowed, ...], document: Document, alone: bool, checks: Checks
+) -> _Checked:
+    one = check_document(allowed, document, alone, checks)
+    manifest, refused = _model(one.kind, document.value) if one.fits else (None, ())
+    ref = None if any(finding.pointer == NAME_POINTER for finding in refused) else one.ref
+    findings = (*one.findings, *refused)
+    return _Checked(document, ref, findings, None if findings else manifest)
 
 
 def _placed(path: str, ref: ObjectRef, one: _Checked) -> Placed:
@@ -180,164 +218,21 @@ def _empty_file(path: str) -> Problem:
 def _unknown_path(path: str) -> Problem:
     top = path.partition("/")[0]
     meant = top if top in TOP_FOLDERS else nearest(top, TOP_FOLDERS) or ""
-    templates = [_readable(kind) for kind in KINDS.values() if kind.path.startswith(f"{meant}/")]
+    templates = [readable(place) for place in KIND_PLACES if place.path.startswith(f"{meant}/")]
     near = get_close_matches(path, templates, n=1, cutoff=0.0)
     message = "no kind of manifest lives at this path"
     return Problem(path, 0, 0, "unknown_path", message, hint=f"did you mean {near[0]}?")
 
 
-def _readable(kind: Kind) -> str:
-    return kind.path.replace("{", "<").replace("}", ">")
-
-
-def _check(
-    allowed: tuple[_Allowed, ...], document: Document, alone: bool, checks: Checks
-) -> _Checked:
-    """Every check one document can be put to by itself. `alone`: the file holds nothing else."""
-    value = document.value
-    if len(allowed) > 1 and not isinstance(value.get("kind"), str):
-        return _Checked(document, None, (_kind_not_said(allowed, value),), None)
-    kind, placeholders = _pick(allowed, value.get("kind"))
-    findings = _envelope(allowed, value)
-    misplaced = bool(findings)
-    findings += _schema_findings(kind, value, checks.schemas)
-    manifest = None if findings else _model(kind, value, findings)
-    name = _name_of(value)
-    if name is None:
-        return _Checked(document, None, tuple(findings), None)
-    findings += _name_mismatch(kind, placeholders, name, alone)
-    certain = not misplaced and all(finding.pointer != _NAME for finding in findings)
-    findings += _agreement(kind, placeholders, value, name)
-    findings += _unique_keys(kind, value)
-    findings += _launch_parameters(value, checks.forms) if kind.name == "AppVersion" else []
-    ref = ObjectRef(kind.name, (*scope_of(placeholders), name)) if certain else None
-    return _Checked(document, ref, tuple(findings), None if findings else manifest)
-
-
-def _pick(allowed: tuple[_Allowed, ...], said: object) -> _Allowed:
-    """Of the kinds that a path allows, what a document says it is; else the nearest, the first."""
-    names = [one.kind.name for one in allowed]
-    if said not in names and len(names) > 1:
-        said = nearest(str(said), names)
-    return next((one for one in allowed if one.kind.name == said), allowed[0])
-
-
-def _envelope(allowed: tuple[_Allowed, ...], value: Mapping[str, Any]) -> list[Finding]:
-    """Whether it says it is what its path makes it. A missing kind is for the schema to find."""
-    said = value.get("kind")
-    if not isinstance(said, str) or any(said == one.kind.name for one in allowed):
-        return []
-    wanted = _either(allowed)
-    if said in KINDS:
-        message = f"{said} does not belong here: this path is for {wanted}"
-        return [Finding("/kind", "kind_mismatch", message, f"move it to {_readable(KINDS[said])}")]
-    meant = nearest(said[:100], KINDS)
-    hint = f"did you mean {meant!r}?" if meant else f"this path is for {wanted}"
-    return [Finding("/kind", "unknown_kind", f"unknown kind {short(said)}", hint)]
-
-
-def _kind_not_said(allowed: tuple[_Allowed, ...], value: Mapping[str, Any]) -> Finding:
-    """Of several kinds, none can be held against a document that doesn't say which it is."""
-    hint = f"this path is for {_either(allowed)}"
-    if "kind" not in value:
-        return Finding("", "missing_field", "the field 'kind' is missing", hint)
-    said = words_for(value["kind"])
-    return Finding("/kind", "wrong_type", f"expected a string, got {said}", hint)
-
-
-def _either(allowed: tuple[_Allowed, ...]) -> str:
-    return " or ".join(one.kind.name for one in allowed)
-
-
-def _schema_findings(kind: Kind, value: dict[str, Any], schemas: SchemaSet) -> list[Finding]:
-    """By the schema of the kind it says it is, since the rest of it was written for that one."""
-    said = value.get("kind")
-    if not isinstance(said, str):
-        return schemas.problems(kind.name, value)
-    if said in KINDS:
-        return schemas.problems(said, value)
-    found = schemas.problems(kind.name, value)
-    return [finding for finding in found if finding.pointer != "/kind"]
-
-
-def _name_of(value: Mapping[str, Any]) -> str | None:
-    metadata = value.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) and _READABLE_NAME.fullmatch(name) else None
-
-
-def _name_mismatch(
-    kind: Kind, placeholders: Mapping[str, str], name: str, alone: bool
-) -> list[Finding]:
-    expected = placeholders.get("name")
-    if expected is None or expected == name or not (alone or kind.names_its_folder):
-        return []
-    what = "folder" if kind.names_its_folder else "file"
-    message = f"named {short(name)}, but its {what} is named {short(expected)}"
-    return [Finding(_NAME, "name_mismatch", message, "rename one of the two")]
-
-
-def _agreement(
-    kind: Kind, placeholders: Mapping[str, str], value: Mapping[str, Any], name: str
-) -> Iterator[Finding]:
-    """Fields that repeat the name or the scope must agree with it."""
-    expected = [(pointer, name) for pointer in kind.named_by]
-    expected += [(pointer, placeholders[key]) for pointer, key in kind.scoped_by]
-    for pointer, wanted in expected:
-        found = _at(value, pointer)
-        if isinstance(found, str) and found != wanted:
-            message = f"{words_for(found)} disagrees with the path, which says {short(wanted)}"
-            yield Finding(pointer, "path_mismatch", message, f"write {wanted}")
-
-
-def _unique_keys(kind: Kind, value: Mapping[str, Any]) -> Iterator[Finding]:
-    for pointer, key in kind.unique:
-        entries = _at(value, pointer)
-        seen: set[str | int] = set()
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-            found = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(found, str | int):
-                continue
-            if found in seen:
-                message = f"{key} {found} is used twice"
-                where = f"{pointer}/{index}/{key}"
-                yield Finding(where, "duplicate_item", message, "each needs its own")
-            seen.add(found)
-
-
-def _launch_parameters(
-    value: Mapping[str, Any], forms: dict[str, tuple[Finding, ...]]
-) -> Iterator[Finding]:
-    schema = _at(value, _LAUNCH_PARAMETERS)
-    if not isinstance(schema, dict):
-        return
-    text = json.dumps(schema)
-    found = forms.get(text)
-    if found is None:
-        found = tuple(launch_schema_problems(schema))
-        if len(forms) < _FORMS_MAX and len(text) <= _FORM_LENGTH_MAX:
-            forms[text] = found
-    for finding in found:
-        yield finding._replace(pointer=_LAUNCH_PARAMETERS + finding.pointer)
-
-
-def _at(value: Any, pointer: str) -> Any:
-    """What a pointer of plain mapping keys names; None when nothing stands there."""
-    for segment in pointer.split("/")[1:]:
-        value = value.get(segment) if isinstance(value, dict) else None
-    return value
-
-
-def _model(kind: Kind, value: dict[str, Any], findings: list[Finding]) -> Manifest | None:
-    """The typed manifest; what only the model refuses is added to `findings`."""
+def _model(kind: str, value: dict[str, Any]) -> tuple[Manifest | None, tuple[Finding, ...]]:
+    """The typed manifest, or what only the model refuses."""
     try:
-        return kind.model.model_validate(value)
+        return KINDS[kind].model.model_validate(value), ()
     except ValidationError as error:
-        findings += [
-            Finding(pointer_of(one["loc"]), "invalid_field", one["msg"])
-            for one in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        return None
+        told = error.errors(include_url=False, include_context=False, include_input=False)
+        return None, tuple(
+            Finding(pointer_of(one["loc"]), "invalid_field", one["msg"]) for one in told
+        )
 
 
 def _located(reading: _Reading, checked: Sequence[_Checked]) -> tuple[Problem, ...]:

@@ -8,6 +8,8 @@ Rules:
 - A `Finding` is a Problem and the objects whose newest form may be what is wrong: acceptance puts
   those back to their last accepted form.
 - A decommissioned instance takes no capacity and is checked by nobody: it can always be removed.
+- An instance's further members stand among the instances, each an entry of its own
+  (`core.members`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from reconciler.core.kinds.role_binding import RoleBindingSpec
 from reconciler.core.kinds.service_account import ServiceAccountSpec
 from reconciler.core.kinds.tenant import TenantSpec
 from reconciler.core.kinds.trust_policy import TrustPolicySpec
+from reconciler.core.members import KIND as INSTANCE
+from reconciler.core.members import MemberSpec, further_members, member_path
 from reconciler.core.names import InstanceKey, ObjectRef, nearest
 from reconciler.core.problems import Problem
 
@@ -131,7 +135,8 @@ class World:
     """Tables by scope path, and the groups that cross-checks walk.
 
     `members` are the instances of an allocation, `alike` those of one project, app, version and
-    allocation (decommissioned ones included), `linked` those that name another. `leases` are the
+    allocation (decommissioned ones included; further members of instances also of one role and of
+    one allocation of the first), `linked` those that name another. `leases` are the
     active allocations of a node, `registered` the Artifacts of one `repository@digest`, `offers` an
     app's active versions. `quarantined` objects exist in the repo but are not accepted. `objects`
     is what it was built from, `changed` what differs from the world before, by kind.
@@ -205,8 +210,11 @@ def build_world(
 ) -> World:
     """The world of `objects`; what they share with those of `before` is taken over from there."""
     changed = _changes(objects, before.objects if before else {})
+    further = _further(changed, objects, before)
     tables: dict[str, Any] = {
-        kind: _updated(kind, before.table(kind) if before else {}, changed.get(kind), objects)
+        kind: _updated(
+            kind, before.table(kind) if before else {}, changed.get(kind), objects, further
+        )
         for kind in _FIELDS
     }
 
@@ -244,17 +252,37 @@ def _changes(
     return {**changed}
 
 
+def _further(
+    changed: dict[str, Paths], objects: Mapping[ObjectRef, StateObject], before: World | None
+) -> Mapping[ObjectRef, StateObject]:
+    """The further members of the instances that changed; they and those that are gone changed."""
+    known = before.instances if before else {}
+    made: dict[ObjectRef, StateObject] = {}
+    gone: set[Path] = set()
+    for path in changed.get(INSTANCE, ()):
+        old, found = known.get(path), objects.get(ObjectRef(INSTANCE, path))
+        if old is not None and old.spec.members:
+            gone.update(member_path(path, member.name) for member in old.spec.members)
+        if found is not None:
+            made.update((one.ref, one) for one in further_members(found))
+    if made or gone:
+        changed[INSTANCE] = {*changed[INSTANCE], *gone, *(ref.path for ref in made)}
+    return made
+
+
 def _updated(
     kind: str,
     before: Mapping[Path, Entry[Any]],
     paths: Paths | None,
     objects: Mapping[ObjectRef, StateObject],
+    further: Mapping[ObjectRef, StateObject],
 ) -> Mapping[Path, Entry[Any]]:
     if not paths:
         return before
     table = dict(before)
     for path in paths:
-        found = objects.get(ObjectRef(kind, path))
+        ref = ObjectRef(kind, path)
+        found = objects.get(ref) or further.get(ref)
         if found is None:
             del table[path]
         else:
@@ -306,9 +334,12 @@ def _allocation_of(entry: Entry[AppInstanceSpec]) -> Path | None:
 
 
 def likeness_of(entry: Entry[AppInstanceSpec]) -> Path:
-    """(tenant, project, app, version, allocation)"""
+    """(tenant, project, app, version, allocation), and of a further member (…, its role, the
+    allocation of the first).
+    """
     spec = entry.spec
-    return (*entry.path[:2], spec.app, spec.version, spec.placement_intent.allocation)
+    alike = (*entry.path[:2], spec.app, spec.version, spec.placement_intent.allocation)
+    return (*alike, spec.role, spec.first_allocation) if isinstance(spec, MemberSpec) else alike
 
 
 def _node_of(entry: Entry[AllocationSpec]) -> str | None:
@@ -329,7 +360,9 @@ def _linked(
     linked = {path: entry for path, entry in known.items() if path not in paths}
     for path in paths:
         entry = instances.get(path)
-        if entry is not None and (entry.spec.depends_on or entry.spec.moved_from):
+        if entry is None or isinstance(entry.spec, MemberSpec):
+            continue  # A further member depends on what its instance does, and says no more.
+        if entry.spec.depends_on or entry.spec.moved_from:
             linked[path] = entry
     return dict(sorted(linked.items(), key=itemgetter(0)))
 

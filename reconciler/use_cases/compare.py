@@ -14,7 +14,7 @@ from reconciler.core.desired import Candidate
 from reconciler.core.effects import Comparison, Effect, effects
 from reconciler.core.forms import parse_accepted
 from reconciler.core.kinds.app_instance import AppInstanceSpec
-from reconciler.core.names import ObjectRef, instance_key
+from reconciler.core.names import ObjectRef, instance_key, member_key
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted
 from reconciler.core.schema import SchemaSet
@@ -72,8 +72,13 @@ def _after(first: AcceptedState, new: Candidate, environment: str) -> AcceptedSt
         if isinstance(spec, AppInstanceSpec) and spec.moved_from:
             former = ObjectRef(ref.kind, (*ref.path[:-1], spec.moved_from))
             renamed = former not in new.objects and instance_key(ref) not in holding
-            if renamed and instance_key(former) in holding:
-                holding[instance_key(ref)] = holding.pop(instance_key(former))
+            for name in ("", *(one.name for one in spec.members)) if renamed else ():
+                was, now = (
+                    member_key(key, name) if name else key
+                    for key in (instance_key(former), instance_key(ref))
+                )
+                if was in holding:
+                    holding[now] = holding.pop(was)
     return accept(new, first.accepted, parse_accepted, environment, holding)
 
 

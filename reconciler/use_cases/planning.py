@@ -22,7 +22,7 @@ from reconciler.core.records import Accepted, InstanceRecord, Intent
 from reconciler.core.resolve import resolve
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot
-from reconciler.cycle import LoadMemo, load_from, plan_from, wanted
+from reconciler.cycle import LoadMemo, load_from, plan_of, wanted
 from reconciler.errors import Refused
 from reconciler.observe import artifacts_to_launch, look_up, see_nodes
 from reconciler.ports import Ports, Registry
@@ -105,13 +105,14 @@ def plan_revision(
     Refused for an environment that is not there: a plan for it would say that there is nothing to
     do.
     """
-    state = load_from(source, schemas, look.accepted, look.records, settings, memo)
+    records = look.records
+    state = load_from(source, schemas, look.accepted, records, settings, memo, storing=False)
     for problem in state.problems:
         if problem.code == "unknown_environment":
             raise Refused(problem.code, problem.message, where=problem.where, hint=problem.hint)
-    desired, seen = wanted(state, Observed(nodes=look.nodes), look.records)
+    desired, seen = wanted(state, Observed(nodes=look.nodes), records)
     seen = replace(seen, artifacts={**look.artifacts_for(desired, seen), **(artifacts or {})})
-    plan, desired = plan_from(state, seen, look.records, look.intents, look.now_ms)
+    plan = plan_of(desired, seen, records, look.intents, look.now_ms)
     return Planned(state, seen, plan, desired)
 
 
@@ -121,9 +122,10 @@ def shown(
     base: Snapshot | None,
     schemas: SchemaSet,
     settings: Settings,
+    memo: LoadMemo | None = None,
 ) -> Shown:
     """The plan of `source` with all that is told about it, compared with the one of `base`."""
-    memo = LoadMemo()
+    memo = memo or LoadMemo()
     planned = plan_revision(look, source, schemas, settings, memo=memo)
     compared = _compared(look, planned, base, schemas, settings, memo) if base else None
     return Shown(

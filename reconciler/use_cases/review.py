@@ -19,7 +19,7 @@ from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.names import ObjectRef
 from reconciler.core.parse import ParseLimits
-from reconciler.core.problems import Problem
+from reconciler.core.problems import Problem, identity
 from reconciler.core.validate import invalid_objects, located
 from reconciler.use_cases.compare import on_top
 from reconciler.use_cases.validation import Checked
@@ -65,11 +65,6 @@ def review(base: Checked, head: Checked, limits: ParseLimits, environment: str =
         fixed=len(base.problems) - already,
         changes=tuple(sorted(_changes(base.candidate, head.candidate))),
     )
-
-
-def identity(problem: Problem) -> tuple[str, str, str]:
-    """What stays the same about a problem while lines move."""
-    return problem.code, problem.object or problem.path, problem.pointer
 
 
 def _introduced(before: Sequence[Problem], now: Sequence[Problem]) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from reconciler.core.actions import Action, action_id
 from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.plan import Plan
 from reconciler.core.records import InstanceRecord, Intent, State
-from reconciler.core.times import time_text
+from reconciler.core.times import PLAN_LIFETIME_S, time_text
 from reconciler.errors import Refused
 from reconciler.ports import SecretStore
 from reconciler.views.plan import plan_document
@@ -32,7 +32,6 @@ PLAN_TYPE = "application/vnd.gpuaas.plan.v1+json"
 PLAN_KEY = "plans"
 """The signing key of saved plans, by its name in the SecretStore."""
 PLAN_BYTES_MAX = 64 * 1024 * 1024
-LIFETIME_S = 900.0
 AWAITING = "awaiting_apply"
 """Why a change is held in manual mode: it is what applying a plan lets through."""
 REASON = "plan:"
@@ -120,7 +119,7 @@ def of_plan(plan: Plan, environment: str, branch: str, now_ms: int) -> SavedPlan
         observed=plan.base,
         plan_id=plan.plan_id,
         created_at_ms=now_ms,
-        expires_at_ms=now_ms + int(LIFETIME_S * 1000),
+        expires_at_ms=now_ms + int(PLAN_LIFETIME_S * 1000),
         actions=tuple(_saved_action(action) for action in plan.actions),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from reconciler.collector import without_collector
 from reconciler.core.desired import Candidate
 from reconciler.core.problems import Problem
-from reconciler.core.resolve import ResolveMemo, resolve
+from reconciler.core.resolve import ResolveMemo, problems_of
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot
 from reconciler.core.validate import ValidateMemo, invalid_objects, located, validate
@@ -63,8 +63,8 @@ def check(snapshot: Snapshot, settings: Settings, memo: CheckMemo | None = None)
     names = [settings.environment] if settings.environment else named or [""]
     memo.resolved = {name: memo.resolved.get(name, ResolveMemo()) for name in names}
     for name, resolved in memo.resolved.items():
-        found = resolve(
+        found = problems_of(
             candidate.objects, name, snapshot.revision, quarantined=invalid, memo=resolved
         )
-        problems |= set(located(found.problems, snapshot, settings.parse_limits))
+        problems |= set(located(found, snapshot, settings.parse_limits))
     return Checked(snapshot, candidate, tuple(sorted(problems)))

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from reconciler.core.names import content_hash
 from reconciler.core.printable import printable
-from reconciler.core.problems import Problem
-from reconciler.use_cases.review import Review, Verb, identity
+from reconciler.core.problems import Problem, identity
 from reconciler.views.problem_codes import meaning_of
+
+if TYPE_CHECKING:
+    from reconciler.use_cases.review import Review, Verb
 
 FORMAT = "gpuaas.dev/validation/v1"
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

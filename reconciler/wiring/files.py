@@ -5,19 +5,20 @@ Rules: the Git library is loaded by the first look into a repository.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.adapters.schema_files import load_schemas
-from reconciler.adapters.working_tree import snapshot_of_directory
+from reconciler.adapters.working_tree import snapshot_of, snapshot_of_directory
 from reconciler.core.schema import SchemaSet
-from reconciler.core.source import Snapshot
+from reconciler.core.source import Snapshot, SourceFile
 from reconciler.errors import GpuaasError
-from reconciler.settings import Settings
 
 if TYPE_CHECKING:
     from reconciler.adapters.git_pygit2 import GitReader
+    from reconciler.settings import Settings
 
 
 def schema_set() -> SchemaSet:
@@ -31,6 +32,11 @@ def read_local(path: Path, ref: str | None, settings: Settings) -> Snapshot:
         return snapshot_of_directory(path, settings)
     reader = _repository(path, settings)
     return below(reader.snapshot(reader.resolve(ref)), reader.prefix_of(path))
+
+
+def uncommitted(files: Iterable[SourceFile]) -> Snapshot:
+    """Files of a folder, sorted by path, as `read_local` would hand them on."""
+    return snapshot_of(files)
 
 
 def read_base(path: Path, ref: str | None, base: str, settings: Settings) -> Snapshot:

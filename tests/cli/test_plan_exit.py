@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.cli.plan import exit_code
+from reconciler.cli.planned import exit_code
 from reconciler.core.plan import Finding, Plan
 from reconciler.core.plan.compute import compute_plan
 from reconciler.core.problems import Problem

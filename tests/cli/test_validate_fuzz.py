@@ -6,26 +6,26 @@ import pytest
 
 from bench.fuzz_validate import Wrong, example, make_case, misplaced, run_case, snapshot_of
 from reconciler.core.problems import Problem
-from reconciler.settings import SettingsWithoutFile
+from reconciler.settings import Settings
 from reconciler.use_cases.validation import Checked, check
 
 
 @pytest.fixture(scope="module")
 def base() -> Checked:
-    return check(snapshot_of(example()), SettingsWithoutFile())
+    return check(snapshot_of(example()), Settings())
 
 
 @pytest.mark.parametrize("number", range(40))
 def test_a_case(number: int, base: Checked) -> None:
     files, clean = make_case("in the tests", number)
     assert make_case("in the tests", number) == (files, clean)
-    run_case(files, clean, base, SettingsWithoutFile())
+    run_case(files, clean, base, Settings())
 
 
 def test_it_sees_a_problem_where_none_should_be(base: Checked) -> None:
     files = {**example(), "tenants/acme/tenant.yaml": b"{}"}
     with pytest.raises(Wrong, match=r"nothing is wrong, and yet: .*tenant\.yaml"):
-        run_case(files, True, base, SettingsWithoutFile())
+        run_case(files, True, base, Settings())
 
 
 @pytest.mark.parametrize(
