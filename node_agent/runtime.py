@@ -26,11 +26,16 @@ import structlog
 from node_agent.engines.base import Engine, EngineFailure
 from node_agent.inventory import take_inventory
 from node_agent.link import AgentKey, Away, Link
+from node_agent.looks import Looks
+from node_agent.ports import HostPorts
+from node_agent.secret_files import SecretFiles
+from node_agent.secret_keeper import SecretKeeper
 from node_agent.state import InstanceState, StateStore
-from node_agent.status import workload_report
+from node_agent.status import is_progress, workload_report
 from node_agent.tasks import Accepted, Refusal, Trust, Verdict, acknowledgement, admit
+from node_agent.turns import REFRESH_MS, Turns
 from node_agent.wire import Inventory, Poll, Report, Stray, TaskAck, WorkloadReport
-from node_agent.worker import HostPorts, Worker
+from node_agent.worker import Worker
 
 BACKOFF_FIRST_S = 0.25
 ACK_WAIT_S = 2.0
@@ -39,11 +44,16 @@ STRAYS_MAX = 1_000
 
 @dataclass(frozen=True)
 class Pace:
-    """How often the agent speaks. The defaults are for production, tests are less patient."""
+    """How often the agent speaks. The defaults are for production, tests are less patient.
+
+    `progress_s` is how long mere progress may wait to be told: each report costs both sides work
+    just while the engine starts something.
+    """
 
     heartbeat_s: float = 10.0
     poll_wait_ms: int = 25_000
     debounce_s: float = 0.02
+    progress_s: float = 0.5
     backoff_max_s: float = 30.0
     inventory_s: float = 60.0
 
@@ -89,6 +99,7 @@ class Agent:
         engines: Mapping[str, Engine],
         folder: Path,
         pace: Pace | None = None,
+        secret_files: SecretFiles | None = None,
     ) -> None:
         """`store` must have joined; `folder` is where it is. Starts nothing yet."""
         identity = store.identity
@@ -104,6 +115,9 @@ class Agent:
         self._key = AgentKey.from_hex(identity.private_key)
         self._log = structlog.get_logger().bind(node=identity.node)
         self._ports = HostPorts(store)
+        self._secrets_link = Link(identity.server, self._key)
+        files = secret_files or SecretFiles.for_node(identity.node)
+        self._secrets = SecretKeeper(files, self._secrets_link, store, self._clock)
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -116,6 +130,8 @@ class Agent:
         self._strays: tuple[Stray, ...] = ()
         self._strays_known = False
         self._strays_due = True
+        self._strays_changed = False
+        self._looks = Looks()
         self._threads: list[threading.Thread] = []
 
     # --- life ---
@@ -158,6 +174,7 @@ class Agent:
             worker.join(max(0.0, deadline_s - time.monotonic()))
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._secrets_link.close()
 
     # --- tasks ---
 
@@ -258,10 +275,11 @@ class Agent:
             if worker is not None:
                 worker.wake(dirty=dirty)
                 return
-            worker = Worker(
+            turns = Turns(
                 instance, self._store, self._engines, self._ports, self._clock,
-                self._changed.set, self._may_end,
+                self._changed.set, self._secrets, self._looks,
             )  # fmt: skip
+            worker = Worker(turns, self._clock, self._may_end)
             self._workers[instance] = worker
             worker.start()
 
@@ -285,7 +303,7 @@ class Agent:
             # It was removed and proved; whatever appears now under its name has to go too.
             self._ensure_worker(instance, dirty=True)
             return
-        self._strays_due = True
+        self._strays_due = self._strays_changed = True
         self._changed.set()
 
     # --- reports ---
@@ -323,7 +341,28 @@ class Agent:
                 self._strays_due = True
             elif not self._acks:
                 self._stop.wait(self._pace.debounce_s)
+                self._let_progress(report)
         link.close()
+
+    def _let_progress(self, sent: Report) -> None:
+        """Waits while nothing but progress came since what was sent last."""
+        until_s = time.monotonic() + self._pace.progress_s
+        while not self._stop.is_set():
+            self._changed.clear()
+            left_s = until_s - time.monotonic()
+            if self._acks or left_s <= 0 or not self._only_progress(sent):
+                return
+            self._changed.wait(left_s)
+
+    def _only_progress(self, sent: Report) -> bool:
+        before = {workload.instance: workload for workload in sent.workloads}
+        now, _, complete = self._workload_reports()
+        return (
+            complete == sent.complete
+            and self._refusal == sent.refusal
+            and len(now) == len(before)
+            and all(one == before.get(one.instance) or is_progress(one) for one in now)
+        )
 
     def _report(self, inventory: Inventory) -> Report:
         workloads, reached, complete = self._workload_reports()
@@ -375,14 +414,22 @@ class Agent:
         if not self._strays_due:
             return self._strays_known
         self._strays_due = False
+        now_ms = self._clock.steady_ms()
+        # In case nothing told of a change, what the workers saw is new enough.
+        after_ms = now_ms if self._strays_changed else now_ms - REFRESH_MS
+        self._strays_changed = False
         try:
-            units = [unit for _, engine in sorted(self._engines.items()) for unit in engine.units()]
+            looks = [
+                self._looks.newer_than(engine, after_ms, now_ms)
+                for _, engine in sorted(self._engines.items())
+            ]
         except EngineFailure:
-            self._strays_due, self._strays_known = True, False
+            self._strays_due, self._strays_changed, self._strays_known = True, True, False
             return False
         known = self._store.instances()
         self._strays = tuple(
             Stray(name=unit.name, instance=unit.instance, spec_hash=unit.spec_hash or None)
+            for _, units in looks
             for unit in units
             if unit.instance not in known
         )[:STRAYS_MAX]

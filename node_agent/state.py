@@ -1,8 +1,7 @@
 """What the agent remembers across its own death, one small file for each thing.
 
 Rules:
-- A file is replaced whole: written beside, flushed, renamed, the folder flushed. A reader finds the
-  old one or the new one. The folder is 0700, each file 0600: private key and app settings are here.
+- A file is replaced whole (see `disk`). What is in memory changes after what is on disk.
 - An accepted task and its target are one file, so that they can't come apart.
 - A file that can't be read is moved aside and said out loud, never overlooked: with it may have
   gone the highest task number, so every task issued before now is refused from then on.
@@ -10,9 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from node_agent.disk import Disk, FolderDisk, StateUnusable
 from node_agent.steps import Absent, Fault, Present, Progress, Target
 from node_agent.tasks import ISSUED_AHEAD_MAX_MS, AnyTask
 from node_agent.wire import (
@@ -36,16 +34,7 @@ REMEMBERED_TASKS_MAX = 64
 REMOVED_KEPT_MAX = 1_000
 REMOVED_KEPT_MS = 24 * 3_600_000
 REPORT_SEQ_RESERVE = 60_000
-_CORRUPT = ".corrupt-"
-
-
-class StateUnusable(Exception):
-    """The state folder can't be used. `code`: state_locked, state_corrupt, state_unwritable."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
+_IDENTITY_FILE = "agent.json"
 
 
 class _Stored(BaseModel):
@@ -100,6 +89,8 @@ class InstanceState(_Stored):
     failure: StoredFault | None = None
     restarts: int = 0
     proof: Proof | None = None
+    losses_ms: tuple[int, ...] = ()
+    tolerated: tuple[str, ...] = ()
     host_ports: dict[str, int] = {}
     engines: tuple[str, ...] = ()
 
@@ -115,7 +106,12 @@ class InstanceState(_Stored):
         if failure is not None:
             fault = Fault(failure.reason, failure.message, failure.exit_code, final=True)
         return Progress(
-            committed=self.committed, failure=fault, restarts=self.restarts, proof=self.proof
+            committed=self.committed,
+            failure=fault,
+            restarts=self.restarts,
+            proof=self.proof,
+            losses_ms=self.losses_ms,
+            tolerated=self.tolerated,
         )
 
     def with_progress(self, progress: Progress) -> InstanceState:
@@ -129,6 +125,8 @@ class InstanceState(_Stored):
             "failure": failure,
             "restarts": progress.restarts,
             "proof": progress.proof,
+            "losses_ms": progress.losses_ms,
+            "tolerated": progress.tolerated,
         }
         return self.model_copy(update=changes)
 
@@ -143,16 +141,17 @@ class Recovered:
 class StateStore:
     """The state folder. Safe to use from several threads; held by one process at a time."""
 
-    def __init__(self, folder: Path, now_ms: int) -> None:
-        """Raises StateUnusable when another agent holds it or the identity can't be read."""
-        self._folder = folder
+    def __init__(self, place: Path | Disk, now_ms: int) -> None:
+        """Raises StateUnusable when another agent holds it or the identity can't be read.
+
+        `place`: the folder, or what stands in for one.
+        """
         self._lock = threading.RLock()
-        self._lock_file = _hold(folder)
+        self._disk = FolderDisk(place) if isinstance(place, Path) else place
         try:
-            _clear_temporary(folder)
             self._moved_aside: list[str] = []
             self._identity = self._load_identity(now_ms)
-            self._instances = self._load_instances()
+            self._instances = self._load_instances(now_ms)
             self._executed = {t for s in self._instances.values() for t in s.task_ids}
             self._refuse_older_tasks(now_ms)
             self._report_seq = self._identity.report_seq_reserved if self._identity else 0
@@ -161,7 +160,7 @@ class StateStore:
             raise
 
     def close(self) -> None:
-        os.close(self._lock_file)
+        self._disk.close()
 
     @property
     def recovered(self) -> Recovered:
@@ -176,7 +175,7 @@ class StateStore:
 
     def save_identity(self, identity: Identity) -> None:
         with self._lock:
-            _write(self._folder / "agent.json", identity.model_dump_json())
+            self._disk.write(_IDENTITY_FILE, identity.model_dump_json())
             self._identity = identity
 
     def next_report_seq(self, now_ms: int) -> int:
@@ -246,12 +245,8 @@ class StateStore:
                 self._save(after)
 
     def _save(self, state: InstanceState) -> None:
-        _write(self._instance_file(state.instance), state.model_dump_json())
+        self._disk.write(_instance_file(state.instance), state.model_dump_json())
         self._instances[state.instance] = state
-
-    def _instance_file(self, instance: str) -> Path:
-        digest = hashlib.sha256(instance.encode()).hexdigest()[:32]
-        return self._folder / "instances" / f"{digest}.json"
 
     def _forget_old(self, now_ms: int) -> None:
         """Drops removals that are old or too many, after their task numbers are safe elsewhere."""
@@ -264,34 +259,31 @@ class StateStore:
         if not doomed or self._identity is None:
             return
         self.save_identity(self._identity.model_copy(update={"seq_floor": self.last_seq}))
+        self._disk.remove(tuple(_instance_file(instance) for instance in sorted(doomed)))
         for instance in sorted(doomed):
             state = self._instances.pop(instance)
             self._executed.difference_update(state.task_ids)
-            self._instance_file(instance).unlink(missing_ok=True)
-        _flush_folder(self._folder / "instances")
 
     # --- loading ---
 
     def _load_identity(self, now_ms: int) -> Identity | None:
-        path = self._folder / "agent.json"
+        stored = self._disk.read(_IDENTITY_FILE)
         try:
-            return Identity.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
+            return None if stored is None else Identity.model_validate_json(stored)
         except ValidationError:
-            aside = _move_aside(path, now_ms)
+            aside = self._disk.move_aside(_IDENTITY_FILE, now_ms)
             raise StateUnusable(
                 "state_corrupt",
                 f"agent.json could not be read and is now {aside}; join again with a new token",
             ) from None
 
-    def _load_instances(self) -> dict[str, InstanceState]:
+    def _load_instances(self, now_ms: int) -> dict[str, InstanceState]:
         found = {}
-        for path in sorted((self._folder / "instances").glob("*.json")):
+        for name in self._disk.names():
             try:
-                state = InstanceState.model_validate_json(path.read_bytes())
+                state = InstanceState.model_validate_json(self._disk.read(name) or b"")
             except ValidationError:
-                self._moved_aside.append(_move_aside(path, os.stat(path).st_mtime_ns // 1_000_000))
+                self._moved_aside.append(self._disk.move_aside(name, now_ms))
             else:
                 found[state.instance] = state
         return found
@@ -304,7 +296,11 @@ class StateStore:
 
     def anything_lost(self) -> bool:
         """Whether a file was ever moved aside in this folder."""
-        return any(self._folder.rglob(f"*{_CORRUPT}*"))
+        return self._disk.anything_lost()
+
+
+def _instance_file(instance: str) -> str:
+    return f"instances/{hashlib.sha256(instance.encode()).hexdigest()[:32]}.json"
 
 
 def _accepted(before: InstanceState | None, task: AnyTask, now_ms: int) -> InstanceState:
@@ -320,6 +316,7 @@ def _accepted(before: InstanceState | None, task: AnyTask, now_ms: int) -> Insta
         "accepted_at_ms": now_ms,
         "failure": None,
         "proof": None,
+        "losses_ms": (),
     }
     match task:
         case LaunchTask(workload=workload):
@@ -327,52 +324,5 @@ def _accepted(before: InstanceState | None, task: AnyTask, now_ms: int) -> Insta
         case ControlTask(run=run):
             changes = {"run": run}
         case RemoveTask():
-            changes = {"workload": None, "committed": None, "restarts": 0}
+            changes = {"workload": None, "committed": None, "restarts": 0, "tolerated": ()}
     return base.model_copy(update={**common, **changes})
-
-
-def _hold(folder: Path) -> int:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "instances").mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StateUnusable("state_unwritable", f"{folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StateUnusable("state_locked", f"another agent uses {folder}") from None
-    return handle
-
-
-def _clear_temporary(folder: Path) -> None:
-    for path in (*folder.glob("*.tmp"), *(folder / "instances").glob("*.tmp")):
-        path.unlink(missing_ok=True)
-
-
-def _move_aside(path: Path, now_ms: int) -> str:
-    aside = path.with_name(f"{path.name}{_CORRUPT}{now_ms}")
-    path.rename(aside)
-    _flush_folder(path.parent)
-    return aside.name
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

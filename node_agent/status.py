@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node_agent.converge import preferred
+from node_agent.converge import packages_fault, preferred, tolerating
+from node_agent.flaps import altered_words
 from node_agent.steps import Absent, Fault, Present, Progress, Pull, Step
 from node_agent.units import Unit
 from node_agent.wire import (
@@ -17,6 +18,8 @@ from node_agent.wire import (
     Workload,
     WorkloadReport,
 )
+
+_UNDER_WAY = (Phase.PENDING, Phase.PULLING, Phase.STARTING, Phase.REMOVING)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def workload_report(
     """The report without `since_ms`. `step` is what the agent is doing or will do next."""
     if isinstance(target, Absent):
         return _absent(target, progress)
+    units = tolerating(units, progress)
     running = _running(target, units, progress)
     dead = _dead(target, units, progress)
     standing = _standing(target, running, dead, progress, step)
@@ -51,6 +55,11 @@ def workload_report(
         exit_code=exit_code if exit_code is not None or dead is None else dead.exit_code,
         origin=origin_of(target.workload),
     )
+
+
+def is_progress(report: WorkloadReport) -> bool:
+    """Whether it only says how far something got: what comes of it will be told."""
+    return report.reason is None and report.phase in _UNDER_WAY
 
 
 def origin_of(workload: Workload) -> Origin:
@@ -119,12 +128,16 @@ def _standing(
 def _kept(
     target: Present, running: Unit | None, dead: Unit | None, progress: Progress
 ) -> _Standing:
+    shown = running or dead
+    if shown is not None and shown.altered and shown.spec_hash == target.workload.spec_hash:
+        return _Standing(Phase.DEGRADED, Fault(FailureReason.ALTERED, altered_words(shown)))
     if running is not None and progress.ready_hash == target.workload.spec_hash:
         return _Standing(Phase.READY)
     if running is None:
         fault = progress.fault
         if fault is None and dead is not None and not progress.stopped_by_us:
-            fault = Fault(FailureReason.EXITED, "exited, will be started again", dead.exit_code)
+            exited = Fault(FailureReason.EXITED, "exited, will be started again", dead.exit_code)
+            fault = packages_fault(dead, target.workload) or exited
         return _Standing(Phase.STARTING if fault is None else Phase.DEGRADED, fault)
     if progress.probe_failures >= target.workload.readiness.failures_max:
         message = f"the readiness probe fails: {progress.probe_detail}"

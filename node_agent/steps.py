@@ -8,7 +8,7 @@ from node_agent.units import Probed, Unit
 from node_agent.wire import FailureReason, Proof, Workload
 
 PROBE_FIRST_MS = 50
-"""The gap between the first two probes; it grows to the workload's own interval."""
+"""The gap between the first probes; it grows to the workload's own interval."""
 
 # --- what is wanted, what is known ---------------------------------------------------------------
 
@@ -46,6 +46,10 @@ class Fault:
 class Progress:
     """How far an instance got. The first group outlives the agent, the rest starts over with it.
 
+    `losses_ms`: when what passed its gate was lost, oldest first (see `flaps`). `tolerated`: what
+    of `Unit.altered` the engine makes of every container by itself. `fresh`: nothing was done since
+    the last `Create`.
+
     An attempt that an agent restart cut off starts over too: its budget is for the workload, and
     what is already running is taken note of rather than started again.
     """
@@ -54,6 +58,8 @@ class Progress:
     failure: Fault | None = None
     restarts: int = 0
     proof: Proof | None = None
+    losses_ms: tuple[int, ...] = ()
+    tolerated: tuple[str, ...] = ()
 
     pulled: str = ""
     attempt_since_ms: int = 0
@@ -61,14 +67,15 @@ class Progress:
     started_at_ms: int = 0
     starts: int = 0
     ready_hash: str = ""
+    ready_since_ms: int = 0
     next_probe_ms: int = 0
-    probe_gap_ms: int = PROBE_FIRST_MS
     probe_failures: int = 0
     probe_detail: str = ""
     retry_at_ms: int = 0
     tries: int = 0
     fault: Fault | None = None
     recreate: bool = False
+    fresh: bool = False
     stopped_by_us: bool = False
     swept: bool = False
 
@@ -117,6 +124,21 @@ class Remove:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """A unit that is not as it was asked for is stopped and removed, to be made anew."""
+
+    unit: Unit
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class Tolerate:
+    """A unit just made is not as it was asked for: the engine says some things in its own way."""
+
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class Commit:
     """The gate is passed: what was there before may go."""
 
@@ -153,7 +175,7 @@ class Settled:
 
 
 Step = (
-    Pull | Create | Start | TakeNote | ProbeReady | Stop | Remove
+    Pull | Create | Start | TakeNote | ProbeReady | Stop | Remove | Repair | Tolerate
     | Commit | GiveUp | Sweep | Prove | Wait | Settled
 )  # fmt: skip
 

@@ -10,7 +10,10 @@ from node_agent.wire import Endpoint
 
 @dataclass(frozen=True)
 class Unit:
-    """One container or process of ours."""
+    """One container or process of ours.
+
+    `altered`: in what it is not as it was asked for, a line each, no values of settings in it.
+    """
 
     unit_id: str
     name: str
@@ -24,16 +27,21 @@ class Unit:
     endpoints: tuple[Endpoint, ...] = ()
     exit_code: int | None = None
     out_of_memory: bool = False
+    altered: tuple[str, ...] = ()
+    gpu_vendor: Literal["nvidia", "amd"] | None = None
+    gpu_uuids: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
         return self.status in {"running", "paused"}
 
     def host_port(self, container_port: int) -> int | None:
-        for endpoint in self.endpoints:
-            if endpoint.container == container_port:
-                return endpoint.host_port
-        return None
+        endpoint = self.endpoint(container_port)
+        return endpoint.host_port if endpoint is not None else None
+
+    def endpoint(self, container_port: int) -> Endpoint | None:
+        """Where that port of it is published."""
+        return next((one for one in self.endpoints if one.container == container_port), None)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from node_agent.envelope import key_id
 from node_agent.link import AgentKey
 from node_agent.wire import (
     TASK_TYPE,
@@ -19,6 +18,7 @@ from node_agent.wire import (
     RemoveTask,
     VerifierKey,
     Workload,
+    key_id,
 )
 from reconciler.devkit import images
 

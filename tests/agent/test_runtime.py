@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from node_agent.engines.base import Cancelled
 from node_agent.engines.process import ProcessEngine
 from node_agent.link import AgentKey
-from node_agent.main import main as command
 from node_agent.main import make_engines
 from node_agent.runtime import Agent, Pace
 from node_agent.state import StateStore
@@ -43,31 +41,12 @@ from tests.agent.cases import (
     sealed,
     workload,
 )
-from tests.agent.control_plane import SECRET, ControlPlane
+from tests.agent.commands import run_command
+from tests.agent.control_plane import ControlPlane
 from tests.fakes.engine import FakeEngine
 
 PACE = Pace(heartbeat_s=0.3, poll_wait_ms=300, backoff_max_s=0.2, inventory_s=60)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def plane() -> Iterator[ControlPlane]:
-    plane = ControlPlane()
-    yield plane
-    plane.close()
-
-
-@pytest.fixture
-def joined(plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
-    """A state folder that has joined. Whatever runs under it is ended afterwards."""
-    folder = tmp_path / "state"
-    result = run_command(folder, "join", environment={"GPUAAS_JOIN_TOKEN": plane.token()})
-    assert result.exit_code == 0, result.output
-    yield folder
-    engine = ProcessEngine(NODE, folder / "process")
-    for unit in engine.units():
-        engine.stop(unit, 0)
-        engine.remove(unit)
 
 
 @pytest.fixture
@@ -111,12 +90,6 @@ def deaf(site: Callable[..., Workload], version: str) -> Workload:
     return site(version, command=("sleep", "600"), readiness=probe)
 
 
-def run_command(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Any:
-    return CliRunner().invoke(
-        command, ["--state-dir", str(folder), *arguments], env=environment or {}
-    )
-
-
 def page(report: WorkloadReport) -> str:
     url = f"http://127.0.0.1:{report.endpoints[0].host_port}/"
     with urllib.request.urlopen(url, timeout=5) as answer:
@@ -125,6 +98,11 @@ def page(report: WorkloadReport) -> str:
 
 def ready(what: Workload) -> Callable[[WorkloadReport], bool]:
     return lambda w: w.phase is Phase.READY and w.running_hash == what.spec_hash
+
+
+def ended(what: Workload) -> Callable[[WorkloadReport], bool]:
+    ends = (Phase.READY, Phase.FAILED)
+    return lambda w: w.phase in ends and w.target_hash == what.spec_hash
 
 
 def processes_of(folder: Path) -> int:
@@ -152,6 +130,26 @@ def test_launch_replace_and_remove_with_proof(
     report = plane.wait_for(lambda report: report.complete)
     assert (report.last_seq, report.strays) == (3, ())
     assert report.inventory.engines == ("process",)
+
+
+def test_progress_waits_to_be_told_and_what_comes_of_it_does_not(
+    plane: ControlPlane, joined: Path, site: Callable[..., Workload]
+) -> None:
+    never = Pace(heartbeat_s=60, poll_wait_ms=300, progress_s=60)
+    store = StateStore(joined, time.time_ns() // 1_000_000)
+    agent = Agent(store, make_engines(NODE, joined, ("process",)), joined, never)
+    agent.start()
+    try:
+        for what in (site("1"), deaf(site, "2")):
+            plane.send(launch, what)
+            plane.wait_for_workload(ended(what))
+        told = [w.phase for report in plane.reports for w in report.workloads]
+    finally:
+        agent.stop()
+        store.close()
+    # The first word of each carries its acknowledgement.
+    moving = [phase for phase in told if phase not in (Phase.READY, Phase.FAILED)]
+    assert len(moving) <= 2 < len(told)
 
 
 def test_a_failed_gate_goes_back_to_what_served(
@@ -409,33 +407,6 @@ def test_killed_in_the_middle_of_a_launch_one_workload_results(
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(20) == 0
     assert processes_of(joined) == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "words"),
-    [
-        (None, 4, "token_malformed: not a join token, or not the whole of it"),
-        ({"verifier_hash": "0" * 64}, 4, "the server's verifier keys are not those the token pins"),
-        ({"secret": "guessed"}, 4, "token_invalid: unknown, used or expired join token"),
-        ({"server": "http://127.0.0.1:1"}, 7, "unreachable: the control plane does not answer"),
-    ],
-)
-def test_join_tells_what_is_wrong(
-    plane: ControlPlane, tmp_path: Path, changes: dict[str, str] | None, code: int, words: str
-) -> None:
-    token = "nonsense" if changes is None else plane.token(**changes)
-    result = run_command(tmp_path, "join", environment={"GPUAAS_JOIN_TOKEN": token})
-    assert (result.exit_code, words in result.output) == (code, True), result.output
-    assert SECRET not in result.output
-    assert not (tmp_path / "agent.json").exists()
-
-
-def test_a_join_token_works_once(plane: ControlPlane, joined: Path, tmp_path: Path) -> None:
-    token = {"GPUAAS_JOIN_TOKEN": plane.token()}
-    result = run_command(tmp_path / "second", "join", environment=token)
-    assert (result.exit_code, "token_invalid" in result.output) == (4, True)
-    again = run_command(joined, "join", environment=token)
-    assert (again.exit_code, "already joined" in again.output) == (1, True)
 
 
 def test_commands_before_joining_and_beside_a_running_agent(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from node_agent.disk import StateUnusable
 from node_agent.engines.base import EngineFailure
 from node_agent.link import AgentKey
-from node_agent.state import REMOVED_KEPT_MS, Identity, StateStore, StateUnusable
+from node_agent.ports import HostPorts
+from node_agent.state import REMOVED_KEPT_MS, Identity, StateStore
 from node_agent.steps import Absent, Fault, Present, Progress
 from node_agent.wire import FailureReason, Port, Proof
-from node_agent.worker import HostPorts
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, control, launch, remove, verifier, workload
 
 PROOF = Proof(checked_at_ms=NOW_MS, containers=0, networks=0, volumes=0, paths=0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 
-from node_agent.converge import learn, next_step, renewed
+from node_agent.converge import next_step
+from node_agent.engines import packages
 from node_agent.engines.base import EngineFailure
+from node_agent.learning import learn, renewed
 from node_agent.state import InstanceState
 from node_agent.status import workload_report
 from node_agent.steps import (
@@ -20,6 +22,7 @@ from node_agent.steps import (
     Prove,
     Pull,
     Remove,
+    Repair,
     Settled,
     Start,
     Step,
@@ -110,11 +113,16 @@ class World:
                 self.engine.start(unit)
             case ProbeReady(unit, workload) if workload.readiness.probe is not None:
                 return self.engine.probe(unit, workload.readiness.probe, 100)
+            case ProbeReady(unit, workload) if workload.packages is not None:
+                return self.engine.probe(unit, packages.THERE, 100)
             case ProbeReady(_, _):
                 return Probed(True)
             case Stop(unit, grace_ms):
                 self.engine.stop(unit, grace_ms)
             case Remove(unit):
+                self.engine.remove(unit)
+            case Repair(unit, workload):
+                self.engine.stop(unit, workload.stop_grace_ms)
                 self.engine.remove(unit)
             case Sweep(instance):
                 self.engine.sweep(instance)

@@ -8,6 +8,7 @@ not found.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -29,6 +30,8 @@ class FakeEngine:
     """`away` makes every call fail; `taken_ports` are held by somebody else.
 
     `exec_override` is what every command probe runs instead; `sticky_volumes` can't be removed.
+    `disk_full` fails what writes; `pruned` images have to be pulled again; `own_ways` is how every
+    container it makes differs from what was asked for. `calls` counts what it was asked, by method.
     """
 
     node: str
@@ -39,6 +42,10 @@ class FakeEngine:
     volumes: dict[str, str] = field(default_factory=dict)
     sticky_volumes: bool = False
     exec_override: tuple[str, ...] | None = None
+    disk_full: bool = False
+    pruned: set[str] = field(default_factory=set)
+    own_ways: tuple[str, ...] = ()
+    calls: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._units: dict[str, Unit] = {}
@@ -48,12 +55,12 @@ class FakeEngine:
         self._closed = threading.Event()
 
     def facts(self) -> EngineFacts:
-        self._answer()
+        self._answer("facts")
         return EngineFacts(version="fake")
 
     def units(self, instance: str | None = None) -> tuple[Unit, ...]:
         with self._lock:
-            self._answer()
+            self._answer("units")
             return tuple(
                 unit
                 for _, unit in sorted(self._units.items())
@@ -61,15 +68,20 @@ class FakeEngine:
             )
 
     def pull(self, image: Image, cancelled: threading.Event) -> None:
-        self._answer()
+        self._answer("pull")
         if cancelled.is_set():
             raise Cancelled
+        self._write()
+        self.pruned.discard(image.digest)
         if image.digest not in self.images:
             raise EngineFailure(FailureReason.IMAGE_NOT_FOUND, f"{image.digest} is not there")
 
     def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:
         with self._lock:
-            self._answer()
+            self._answer("create")
+            self._write()
+            if workload.image.digest in self.pruned:
+                raise EngineFailure(FailureReason.IMAGE_NOT_FOUND, "no such image")
             name = unit_name(workload.instance, workload.spec_hash)
             if name in self._units:
                 raise EngineFailure(FailureReason.CREATE_REFUSED, f"{name} exists", transient=True)
@@ -84,13 +96,14 @@ class FakeEngine:
                 created_at_ms=len(self._units),
                 image_digest=workload.image.digest,
                 endpoints=endpoints_of(workload, host_ports),
+                altered=self.own_ways,
             )
             self._commands[name] = workload.command
             self.volumes[f"{name}-data"] = workload.instance
 
     def start(self, unit: Unit) -> None:
         with self._lock:
-            self._answer()
+            self._answer("start")
             if any(e.host_port in self.taken_ports for e in unit.endpoints):
                 raise EngineFailure(FailureReason.PORT_IN_USE, "the port is taken")
             match self._commands[unit.unit_id]:
@@ -103,18 +116,18 @@ class FakeEngine:
 
     def stop(self, unit: Unit, grace_ms: int) -> None:
         with self._lock:
-            self._answer()
+            self._answer("stop")
             if unit.unit_id in self._units and self._units[unit.unit_id].alive:
                 self._set(unit.unit_id, status="exited", exit_code=143)
 
     def remove(self, unit: Unit) -> None:
         with self._lock:
-            self._answer()
+            self._answer("remove")
             self._units.pop(unit.unit_id, None)
 
     def probe(self, unit: Unit, probe: Probe, timeout_ms: int) -> Probed:
         with self._lock:
-            self._answer()
+            self._answer("probe")
             seen = self._units.get(unit.unit_id)
             if seen is None or not seen.alive:
                 return Probed(False, "it does not run")
@@ -127,7 +140,7 @@ class FakeEngine:
 
     def sweep(self, instance: str) -> None:
         with self._lock:
-            self._answer()
+            self._answer("sweep")
             if self.sticky_volumes:
                 return
             self.volumes = {v: owner for v, owner in self.volumes.items() if owner != instance}
@@ -147,13 +160,27 @@ class FakeEngine:
 
     def kill(self, unit: Unit) -> None:
         """Behind the agent's back."""
+        self.end(unit, 137)
+
+    def end(self, unit: Unit, exit_code: int) -> None:
+        """It exits by itself."""
         with self._lock:
-            self._set(unit.unit_id, status="exited", exit_code=137)
+            self._set(unit.unit_id, status="exited", exit_code=exit_code)
 
     def force_running(self, unit: Unit) -> None:
         """Somebody starts it by hand, whatever else runs."""
         with self._lock:
             self._set(unit.unit_id, status="running", exit_code=None)
+
+    def pause(self, unit: Unit) -> None:
+        with self._lock:
+            self._set(unit.unit_id, status="paused", exit_code=None)
+
+    def alter(self, unit: Unit, *lines: str) -> None:
+        """Somebody changes its settings, in place or by making it again."""
+        with self._lock:
+            self._units[unit.unit_id] = replace(self._units[unit.unit_id], altered=lines)
+            self._changed(unit.instance)
 
     def put(self, unit: Unit) -> None:
         """Something that was there before."""
@@ -173,6 +200,12 @@ class FakeEngine:
         self._units[unit_id] = replace(unit, status=status, exit_code=exit_code)
         self._changed(unit.instance)
 
-    def _answer(self) -> None:
+    def _write(self) -> None:
+        if self.disk_full:
+            message = "write /layer: no space left on device"
+            raise EngineFailure(FailureReason.DISK_FULL, message, transient=True)
+
+    def _answer(self, asked: str) -> None:
+        self.calls[asked] += 1
         if self.away:
             raise EngineFailure(FailureReason.ENGINE_UNAVAILABLE, "no answer", transient=True)
