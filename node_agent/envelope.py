@@ -5,7 +5,6 @@ Rules: bytes in, verified bytes out; no disk, network or clock. One error leaves
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,11 +28,6 @@ class EnvelopeRefused(Exception):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
-
-
-def key_id(public_key_hex: str) -> str:
-    """The id of an ed25519 public key: SHA-256 of its raw 32 bytes, hex."""
-    return hashlib.sha256(bytes.fromhex(public_key_hex)).hexdigest()
 
 
 def seal(payload: bytes, payload_type: str, signing_key_id: str, sign: Sign) -> dict[str, Any]:

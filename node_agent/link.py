@@ -25,20 +25,24 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import ValidationError
 
-from node_agent.envelope import key_id, seal
+from node_agent.envelope import seal
 from node_agent.wire import (
     MESSAGE_BYTES_MAX,
     POLL_TYPE,
     REPORT_TYPE,
+    SECRETS_REQUEST_TYPE,
     JoinReply,
     JoinRequest,
     JoinToken,
     Poll,
     PollReply,
     Report,
+    SecretsRequest,
+    key_id,
 )
 
 REQUEST_TIMEOUT_S = 10.0
+SECRETS_TIMEOUT_S = 5.0
 WORDS_MAX = 300
 
 
@@ -94,7 +98,7 @@ class AgentKey:
 
 
 class Link:
-    """A connection to one control plane. For one thread: each loop has its own."""
+    """A connection to one control plane. Each loop has its own, so that none waits for another."""
 
     def __init__(self, server: str, key: AgentKey) -> None:
         self._key = key
@@ -113,6 +117,11 @@ class Link:
             return PollReply.model_validate_json(answer)
         except ValidationError:
             raise Away("answer_malformed", "the answer to a poll is not one") from None
+
+    def secrets(self, request: SecretsRequest) -> bytes:
+        """The envelope that came back, not yet believed. Several threads may ask at once."""
+        sealed = self._key.seal(request.canonical(), SECRETS_REQUEST_TYPE)
+        return self._post("/v1/agent/secrets", sealed, SECRETS_TIMEOUT_S)
 
     def close(self) -> None:
         self._client.close()

@@ -15,14 +15,16 @@ from typing import NoReturn, TextIO
 import click
 import structlog
 
+from node_agent.disk import StateUnusable
 from node_agent.engines.base import Engine
 from node_agent.engines.docker import DockerEngine
 from node_agent.engines.process import ProcessEngine
-from node_agent.envelope import key_id
 from node_agent.link import AgentKey, Away, JoinRefused, join, parse_join_token
 from node_agent.runtime import Agent, agent_version
-from node_agent.state import Identity, StateStore, StateUnusable
+from node_agent.secret_files import SecretFiles
+from node_agent.state import Identity, StateStore
 from node_agent.tasks import ISSUED_AHEAD_MAX_MS
+from node_agent.wire import key_id
 
 EXIT_ERROR, EXIT_NOT_JOINED, EXIT_JOIN_REFUSED = 1, 3, 4
 EXIT_LOCKED, EXIT_CORRUPT, EXIT_AWAY = 5, 6, 7
@@ -134,6 +136,12 @@ def join_command(state_dir: Path, token: str | None, token_file: TextIO | None,
     help="What this node runs workloads with; may be given more than once.",
 )
 @click.option(
+    "--secrets-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the secrets of workloads are, in memory (tmpfs), mode 0700. "
+    "[default: /run/gpuaas/<node>, or else /dev/shm/gpuaas-<node>]",
+)
+@click.option(
     "--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True
 )
 @click.option("--verbose", is_flag=True, help="Log every step.")
@@ -142,6 +150,7 @@ def run_command(
     state_dir: Path,
     docker_host: str | None,
     engine_names: tuple[str, ...],
+    secrets_dir: Path | None,
     log_format: str,
     verbose: bool,
 ) -> None:
@@ -159,8 +168,9 @@ def run_command(
     signal.set_wakeup_fd(ask)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    engines = make_engines(identity.node, state_dir, engine_names, docker_host)
-    agent = Agent(store, engines, state_dir)
+    secret_files = SecretFiles.for_node(identity.node, secrets_dir)
+    engines = make_engines(identity.node, state_dir, engine_names, docker_host, secret_files)
+    agent = Agent(store, engines, state_dir, secret_files=secret_files)
     agent.start()
     structlog.get_logger().info("agent started", node=identity.node, server=identity.server)
     os.read(asked, 1)
@@ -192,14 +202,18 @@ def status_command(state_dir: Path, as_json: bool) -> None:
 
 
 def make_engines(
-    node: str, state_dir: Path, names: tuple[str, ...], docker_host: str | None = None
+    node: str,
+    state_dir: Path,
+    names: tuple[str, ...],
+    docker_host: str | None = None,
+    secrets: SecretFiles | None = None,
 ) -> Mapping[str, Engine]:
     """The engines by name; none of them is contacted yet."""
     engines: dict[str, Engine] = {}
     if "docker" in names:
-        engines["docker"] = DockerEngine(node, docker_host)
+        engines["docker"] = DockerEngine(node, docker_host, secrets=secrets)
     if "process" in names:
-        engines["process"] = ProcessEngine(node, state_dir / "process")
+        engines["process"] = ProcessEngine(node, state_dir / "process", secrets=secrets)
     return engines
 
 

@@ -10,6 +10,7 @@ A signing key is in this process's memory while it signs. Use Vault where any of
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -29,12 +30,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from node_agent.envelope import key_id
-from node_agent.wire import VerifierKey
+from node_agent.wire import VerifierKey, key_id
 from reconciler.errors import Refused
 from reconciler.ports import Secret, Signed
 
-PATH_LENGTH_MAX = 200
+PATH_LENGTH_MAX = 400
+FILE_NAME_LENGTH_MAX = 200
 SECRET_BYTES_MAX = 64 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -107,14 +108,36 @@ class LocalSecrets:
 
     def write(self, path: str, value: Secret) -> None:
         """Stores a secret, in place of an older one."""
-        place = self._place(path)
-        # The path is sealed in: a file copied over another one is found out.
-        document = json.dumps({"path": path, "value": value.reveal()}).encode()
-        if len(document) > SECRET_BYTES_MAX:
-            raise Refused("secret_too_large", f"more than {SECRET_BYTES_MAX} bytes", where=path)
+        place, document = self._place(path), _document(path, value)
         with _as_refused(place), self._alone():
-            _make_private(place.parent)
-            _write_private(place, Fernet(self._fernet_key).encrypt(document))
+            self._write(place, document)
+
+    def ensure(self, path: str, value: Secret) -> Secret:
+        """The secret at `path`, which is `value` if there was none; the same for all who ask."""
+        found = self.read(path)
+        if found is not None:
+            return found
+        place, document = self._place(path), _document(path, value)
+        with _as_refused(place), self._alone():
+            # Somebody else may have been first.
+            found = self.read(path)
+            if found is None:
+                self._write(place, document)
+        return found or value
+
+    def delete(self, path: str) -> None:
+        """Forgets the secret at this path, and is on the disk when it returns."""
+        place = self._place(path)
+        with _as_refused(place), self._alone():
+            try:
+                place.unlink()
+            except FileNotFoundError:
+                return
+            _flush(place.parent)
+
+    def _write(self, place: Path, document: bytes) -> None:
+        _make_private(place.parent)
+        _write_private(place, Fernet(self._fernet_key).encrypt(document))
 
     def _place(self, path: str) -> Path:
         segments = path.split("/")
@@ -125,7 +148,11 @@ class LocalSecrets:
                 hint="words of letters, digits, '_', '.' and '-', with '/' between them",
             )
         # One flat folder: `a` and `a/b` may both be secrets, and no path leads out.
-        return self._directory / "secrets" / quote(path, safe="")
+        name = quote(path, safe="")
+        if len(name) > FILE_NAME_LENGTH_MAX:
+            # Longer than file systems take. No path begins with a dash, so it meets no other.
+            name = "-" + hashlib.sha256(path.encode()).hexdigest()
+        return self._directory / "secrets" / name
 
     def _versions(self, name: str) -> list[int]:
         folder = self._directory / "keys" / name
@@ -219,6 +246,14 @@ class LocalSecrets:
             os.close(descriptor)
 
 
+def _document(path: str, value: Secret) -> bytes:
+    # The path is sealed in: a file copied over another one is found out.
+    document = json.dumps({"path": path, "value": value.reveal()}).encode()
+    if len(document) > SECRET_BYTES_MAX:
+        raise Refused("secret_too_large", f"more than {SECRET_BYTES_MAX} bytes", where=path)
+    return document
+
+
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise Refused("key_name_refused", f"not a key's name: {name[:80]!r}")
@@ -268,8 +303,12 @@ def _write_private(place: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _flush(place.parent)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from node_agent.envelope import key_id, unseal
+from node_agent.envelope import unseal
 from node_agent.link import AgentKey
+from node_agent.sealing import seal_values
 from node_agent.wire import (
     POLL_TYPE,
     REPORT_TYPE,
+    SECRETS_REQUEST_TYPE,
+    SECRETS_TYPE,
     JoinReply,
     JoinRequest,
     JoinToken,
@@ -22,9 +25,12 @@ from node_agent.wire import (
     Poll,
     PollReply,
     Report,
+    Secrets,
+    SecretsRequest,
     TaskAck,
     VerifierKey,
     WorkloadReport,
+    key_id,
 )
 from tests.agent.cases import INSTANCE, NODE, AnyTask, envelope, verifier
 
@@ -35,13 +41,18 @@ SECRET = "only-once"
 class ControlPlane:
     """`away` answers 503 to everything. `reports` are those whose signature held.
 
-    `faults` are reports that contradict themselves; a test ends with none.
+    `faults` are reports that contradict themselves; a test ends with none. `secrets` are given to
+    whoever asks, signed by `secrets_signer` after `secrets_twist` has had its way with them.
     """
 
     def __init__(self) -> None:
         self.key = AgentKey.generate()
         self.reports: list[Report] = []
         self.away = False
+        self.secrets: dict[str, str] = {}
+        self.secrets_asked: list[tuple[str, ...]] = []
+        self.secrets_signer = self.key
+        self.secrets_twist: Callable[[Secrets], Secrets] = lambda answer: answer
         self.polls = 0
         self._agent: VerifierKey | None = None
         self._queue: dict[str, dict[str, Any]] = {}
@@ -130,6 +141,8 @@ class ControlPlane:
                 return self._take_report(body)
             case "/v1/agent/poll":
                 return self._poll(body)
+            case "/v1/agent/secrets":
+                return self._answer_secrets(body)
         return 404, _error("not_found", path)
 
     def _join(self, request: JoinRequest) -> tuple[int, bytes]:
@@ -165,6 +178,16 @@ class ControlPlane:
         told = [w.target_hash for w in report.workloads if w.instance == task.instance]
         if not told or told[0] not in targets:
             self.faults.append(f"task {task.seq} acknowledged by a report that is older: {told}")
+
+    def _answer_secrets(self, body: bytes) -> tuple[int, bytes]:
+        assert self._agent is not None
+        payload, _ = unseal(body, SECRETS_REQUEST_TYPE, [self._agent])
+        request = SecretsRequest.model_validate_json(payload)
+        self.secrets_asked.append(request.names)
+        if not set(request.names) <= self.secrets.keys():
+            return 403, _error("not_placed", "no such instance is placed on this node")
+        answer = seal_values(request, {name: self.secrets[name] for name in request.names})
+        return 200, self.secrets_signer.seal(self.secrets_twist(answer).canonical(), SECRETS_TYPE)
 
     def _poll(self, body: bytes) -> tuple[int, bytes]:
         assert self._agent is not None

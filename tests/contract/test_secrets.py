@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from node_agent.envelope import key_id, seal, unseal
+from node_agent.envelope import seal, unseal
+from node_agent.wire import key_id
 from reconciler.adapters.secrets_local import LocalSecrets
+from reconciler.core.names import InstanceKey, secret_path
 from reconciler.errors import Refused
 from reconciler.ports import Secret
 from tests.fakes.secrets import FakeSecrets
@@ -67,13 +70,54 @@ def test_secrets_are_kept_by_path(store: Any) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b", "a b", "-a", "ä", "x" * 201],
+    ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b", "a b", "-a", "ä", "x" * 401],
 )
 def test_a_path_that_is_none_is_refused(store: Any, path: str) -> None:
     with pytest.raises(Refused, match="secret_path_refused"):
         store.read(path)
     with pytest.raises(Refused, match="secret_path_refused"):
         store.write(path, Secret("x"))
+    with pytest.raises(Refused, match="secret_path_refused"):
+        store.ensure(path, Secret("x"))
+    with pytest.raises(Refused, match="secret_path_refused"):
+        store.delete(path)
+
+
+def test_a_secret_is_made_once(store: Any) -> None:
+    assert store.ensure("instances/n1/a/b/c/token", Secret("first")) == Secret("first")
+    assert store.ensure("instances/n1/a/b/c/token", Secret("second")) == Secret("first")
+    assert store.read("instances/n1/a/b/c/token") == Secret("first")
+
+
+def test_of_several_who_make_one_at_once_all_get_the_same(store: Any) -> None:
+    def ensure(number: int) -> str:
+        return str(store.ensure("a/token", Secret(f"value {number}")).reveal())
+
+    with ThreadPoolExecutor(8) as pool:
+        values = set(pool.map(ensure, range(16)))
+    assert len(values) == 1
+    assert values == {store.read("a/token").reveal()}
+
+
+def test_a_deleted_secret_is_gone_and_no_other(store: Any) -> None:
+    for path in ("a", "a/b", "a/bc"):
+        store.write(path, Secret(path))
+    store.delete("a")
+    store.delete("a")
+    store.delete("never/was")
+    assert store.read("a") is None
+    assert (store.read("a/b"), store.read("a/bc")) == (Secret("a/b"), Secret("a/bc"))
+    store.delete("a/b")
+    assert store.ensure("a/b", Secret("anew")) == Secret("anew")
+
+
+def test_the_longest_names_there_are_make_a_path(store: Any) -> None:
+    path = secret_path("n" * 63, InstanceKey("/".join(["t" * 63] * 3)), "s" * 63)
+    store.write(path, Secret("long"))
+    store.write(path[:-1], Secret("shorter"))
+    assert store.ensure(path, Secret("other")) == Secret("long")
+    store.delete(path)
+    assert (store.read(path), store.read(path[:-1])) == (None, Secret("shorter"))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 64, "a\n"])
@@ -183,6 +227,13 @@ def test_the_key_file_may_be_kept_elsewhere(tmp_path: Path) -> None:
 def test_a_secret_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="secret_too_large: more than 65536 bytes"):
         LocalSecrets(tmp_path / "s").write("a", Secret("x" * 70_000))
+
+
+def test_a_deleted_secret_leaves_no_file(tmp_path: Path) -> None:
+    store = LocalSecrets(tmp_path / "s")
+    store.ensure("instances/n1/a/b/c/token", Secret("hunter2"))
+    store.delete("instances/n1/a/b/c/token")
+    assert list((tmp_path / "s" / "secrets").iterdir()) == []
 
 
 ENSURE = """

@@ -7,8 +7,7 @@ import re
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from node_agent.envelope import key_id
-from node_agent.wire import VerifierKey
+from node_agent.wire import VerifierKey, key_id
 from reconciler.errors import Refused
 from reconciler.ports import Secret, Signed
 
@@ -50,6 +49,14 @@ class FakeSecrets:
         self.read(path)
         self._secrets[path] = value
 
+    def ensure(self, path: str, value: Secret) -> Secret:
+        self.read(path)
+        return self._secrets.setdefault(path, value)
+
+    def delete(self, path: str) -> None:
+        self.read(path)
+        self._secrets.pop(path, None)
+
 
 def _verifier(key: Ed25519PrivateKey, version: int) -> VerifierKey:
     text = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
@@ -57,5 +64,5 @@ def _verifier(key: Ed25519PrivateKey, version: int) -> VerifierKey:
 
 
 def _check(text: str, pattern: str, code: str) -> None:
-    if len(text) > 200 or not re.fullmatch(pattern, text, re.ASCII):
+    if len(text) > 400 or not re.fullmatch(pattern, text, re.ASCII):
         raise Refused(code, f"not a name: {text[:80]!r}")

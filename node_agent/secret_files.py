@@ -1,0 +1,161 @@
+"""The secrets of workloads as files in memory: made before a start, gone with the instance.
+
+Rules:
+- They lie on a memory file system or nowhere: a value on a disk outlives its deletion. After a
+  reboot there are none, and they are asked for anew.
+- The folder of all is 0700 and the agent's, so nobody else on the host gets through it. Inside,
+  folders are 0755 and files 0444: a container's user is known to its image alone, and sees its
+  own folder through a read-only mount, without passing the one above. Whoever runs in a container
+  may read what that container was given; no file there can be changed, and none can be run.
+- A replaced workload's files stay until the instance is removed: its node may go back to it.
+- Every failure leaves as `EngineFailure`, with `secret_unavailable`, and quotes no value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from node_agent.engines.base import EngineFailure
+from node_agent.wire import FailureReason
+
+MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+class SecretFiles:
+    """The secrets folder: the first of `candidates` that is ours and in memory.
+
+    Safe to use from several threads, for one instance by one at a time.
+    """
+
+    def __init__(self, candidates: Sequence[Path]) -> None:
+        self.candidates = tuple(candidates)
+        self._lock = threading.Lock()
+        self._chosen: Path | None = None
+
+    @classmethod
+    def for_node(cls, node: str, folder: Path | None = None) -> SecretFiles:
+        """In `folder` and nowhere else, or where a host keeps such things by default."""
+        usual = (Path("/run/gpuaas") / node, Path("/dev/shm") / f"gpuaas-{node}")  # noqa: S108
+        return cls((folder,) if folder is not None else usual)
+
+    def folder(self, instance: str) -> Path:
+        """The folder of an instance's secrets, there once something was `put` into it."""
+        return self._root() / _name(instance)
+
+    def missing(self, instance: str, names: Iterable[str]) -> tuple[str, ...]:
+        folder = self.folder(instance)
+        return tuple(sorted(name for name in names if not (folder / name).is_file()))
+
+    def put(self, instance: str, values: Mapping[str, str]) -> None:
+        """Each file appears whole. The others stay."""
+        folder = self.folder(instance)
+        try:
+            folder.mkdir(mode=0o755, exist_ok=True)
+            folder.chmod(0o755)
+            for name, value in sorted(values.items()):
+                _write(folder / name, value)
+        except OSError as error:
+            raise _unavailable(f"{folder} can't be written ({error.strerror})") from None
+
+    def remove(self, instance: str) -> None:
+        """Harmless when there is nothing."""
+        for path in self._left_of(instance):
+            try:
+                shutil.rmtree(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                message = f"{path} can't be removed ({error.strerror})"
+                raise EngineFailure(
+                    FailureReason.TEARDOWN_INCOMPLETE, message, transient=True
+                ) from None
+
+    def residue(self, instance: str) -> int:
+        """How many folders of the instance are there, wherever one may ever have been."""
+        return len(self._left_of(instance))
+
+    def _left_of(self, instance: str) -> list[Path]:
+        found = (candidate / _name(instance) for candidate in self.candidates)
+        return [path for path in found if os.path.lexists(path)]
+
+    def _root(self) -> Path:
+        with self._lock:
+            # Looked at each time: a file system can be mounted, or unmounted, over it.
+            if self._chosen is not None and _refusal(self._chosen) is None:
+                return self._chosen
+            refusals = []
+            for candidate in self.candidates:
+                refusal = _made(candidate) or _refusal(candidate)
+                if refusal is None:
+                    self._chosen = candidate
+                    return candidate
+                refusals.append(refusal)
+        message = f"no folder in memory to keep secrets in: {'; '.join(refusals)}"
+        raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
+
+
+def _made(folder: Path) -> str | None:
+    """Makes it where there is none; why not, if that can't be. On a disk nothing is made."""
+    above = next(path for path in folder.parents if path.exists())
+    try:
+        file_system = _file_system(above.stat().st_dev)
+        if not folder.is_dir() and file_system not in MEMORY_FILE_SYSTEMS:
+            return f"{folder} would not be in memory ({file_system})"
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    except OSError as error:
+        return f"{folder} can't be made ({error.strerror})"
+    return None
+
+
+def _refusal(folder: Path) -> str | None:
+    """Why no secret is put there; None for a folder that is in order."""
+    try:
+        seen = folder.lstat()
+        file_system = _file_system(seen.st_dev)
+    except OSError as error:
+        return f"{folder} can't be read ({error.strerror})"
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
+        return f"{folder} is not a folder of this agent's"
+    if seen.st_mode & 0o077:
+        return f"{folder} is open to others (mode {seen.st_mode & 0o777:o}, wanted 700)"
+    if file_system not in MEMORY_FILE_SYSTEMS:
+        return f"{folder} is not in memory ({file_system})"
+    return None
+
+
+def _file_system(device: int) -> str:
+    """The type of the file system with this device number, by the kernel's list of mounts."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in _MOUNTS.read_text().splitlines():
+        fields = line.split()
+        if fields[2] == number:
+            return fields[fields.index("-") + 1]
+    return "unknown file system"
+
+
+def _write(path: Path, value: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(temporary, flags, 0o400), "w") as file:
+        file.write(value)
+        os.fchmod(file.fileno(), 0o444)
+    temporary.rename(path)
+
+
+def _name(instance: str) -> str:
+    return hashlib.sha256(instance.encode()).hexdigest()[:32]
+
+
+def _unavailable(message: str) -> EngineFailure:
+    return EngineFailure(FailureReason.SECRET_UNAVAILABLE, message, transient=True)

@@ -1,0 +1,91 @@
+"""Which secrets a node may have, and the sealed answer that brings them.
+
+Rules:
+- A node gets the secrets of an instance while the instance's record places it there, and only those
+  that the record names. Who may not, learns no more than that.
+- A value is made when it is first asked for, and is the same from then on.
+- What leaves is sealed to the asker's one-time key (`node_agent.sealing`) and signed like a task.
+"""
+
+from __future__ import annotations
+
+import secrets as randomness
+from collections import OrderedDict
+from typing import Any
+
+from node_agent import envelope
+from node_agent.sealing import SealRefused, seal_values
+from node_agent.wire import SECRETS_TYPE, SecretsRequest
+from reconciler.core.names import InstanceKey, secret_path
+from reconciler.core.records import InstanceRecord, State, node_name
+from reconciler.ports import Secret, SecretStore, Store
+from reconciler.server.errors import ApiError
+
+_PLACED = frozenset(
+    (State.DEPLOYING, State.RUNNING, State.UPGRADING, State.ROLLING_BACK, State.FAILED)
+)
+"""Not one that is to go: its secrets go with it, and are not to be made once more."""
+_VALUE_BYTES = 32
+
+
+class Once:
+    """Knows the requests of late, so that a copy of one is told from it.
+
+    The copy's answer would be of no use to who sent it. That each process knows its own only, and
+    the oldest go when there are too many, costs no more than that.
+    """
+
+    def __init__(self, window_ms: int, known_max: int = 100_000) -> None:
+        self._window_ms = window_ms
+        self._known_max = known_max
+        self._until_ms: OrderedDict[str, int] = OrderedDict()
+
+    def is_first(self, word: str, now_ms: int) -> bool:
+        """To be called in the event loop only."""
+        known = self._until_ms
+        while known and (len(known) >= self._known_max or next(iter(known.values())) <= now_ms):
+            known.popitem(last=False)
+        if word in known:
+            return False
+        known[word] = now_ms + self._window_ms
+        return True
+
+
+class InstanceSecrets:
+    """Answers signed requests for the secrets of instances."""
+
+    def __init__(self, store: Store, secrets: SecretStore, task_key: str) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._task_key = task_key
+
+    def answer(self, request: SecretsRequest) -> dict[str, Any]:
+        """The signed envelope; raises ApiError for what `request.node` may not have."""
+        record = self._placed(request)
+        unknown = sorted({*request.names} - {*record.secrets})
+        if unknown:
+            message = f"{request.instance} has no secret {unknown[0][:80]!r}"
+            raise ApiError(403, "no_such_secret", message)
+        values = {name: self._value(record, name) for name in sorted({*request.names})}
+        try:
+            sealed = seal_values(request, values)
+        except SealRefused as refused:
+            raise ApiError(422, refused.code, f"public_key: {refused.message}") from None
+        key = self._secrets.verifier_keys(self._task_key)[-1]
+        return envelope.seal(sealed.canonical(), SECRETS_TYPE, key.key_id, self._sign)
+
+    def _placed(self, request: SecretsRequest) -> InstanceRecord:
+        for record in self._store.records().values():
+            there = record.node == request.node and record.state in _PLACED
+            if there and node_name(record) == request.instance:
+                return record
+        message = "no such instance is placed on this node"
+        raise ApiError(403, "not_placed", message)
+
+    def _value(self, record: InstanceRecord, name: str) -> str:
+        path = secret_path(record.node, InstanceKey(node_name(record)), name)
+        fresh = Secret(randomness.token_urlsafe(_VALUE_BYTES))
+        return self._secrets.ensure(path, fresh).reveal()
+
+    def _sign(self, message: bytes) -> bytes:
+        return self._secrets.sign(self._task_key, message).signature
