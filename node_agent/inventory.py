@@ -10,15 +10,18 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from node_agent.engines.base import Engine, EngineFacts, EngineFailure
+from node_agent.engines.gpus import GpuHost
 from node_agent.wire import Gpu, Inventory
 
 MIB = 1024 * 1024
 _SPEC_BYTES_MAX = 4 * MIB
+_KFD = "/dev/kfd"
+_RENDER = "/dev/dri/renderD"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class HostPaths:
     cdi: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     nvidia: Path = Path("/proc/driver/nvidia/gpus")
     kfd: Path = Path("/sys/class/kfd/kfd/topology/nodes")
+    dev: Path = Path("/dev")
     meminfo: Path = Path("/proc/meminfo")
 
 
@@ -65,23 +69,59 @@ def take_inventory(
 
 def cdi_devices(folders: Iterable[Path]) -> tuple[str, ...]:
     """Fully qualified device names (`nvidia.com/gpu=GPU-…`) from the CDI spec files."""
-    names: set[str] = set()
+    return tuple(cdi_files(folders))
+
+
+def cdi_files(folders: Iterable[Path]) -> dict[str, tuple[str, ...]]:
+    """CDI device → the device files it brings by itself, sorted. What can't be read has none."""
+    found: dict[str, tuple[str, ...]] = {}
     for folder in folders:
         for path in sorted((*folder.glob("*.json"), *folder.glob("*.yaml"))):
             document = _cdi_document(path)
             kind, devices = document.get("kind"), document.get("devices")
-            if isinstance(kind, str) and isinstance(devices, list):
-                names.update(
-                    f"{kind}={device['name']}"
-                    for device in devices
-                    if isinstance(device, dict) and isinstance(device.get("name"), str)
-                )
-    return tuple(sorted(names))
+            for device in devices if isinstance(devices, list) else ():
+                if isinstance(device, dict) and isinstance(device.get("name"), str):
+                    found[f"{kind}={device['name']}"] = _cdi_nodes(device)
+    return dict(sorted(found.items()))
+
+
+def gpu_host(
+    vendor: Literal["nvidia", "amd"], docker: EngineFacts, paths: HostPaths | None = None
+) -> GpuHost:
+    """What this host has of a vendor's GPUs, and the ways in which `docker` can hand them out."""
+    where = paths or HostPaths()
+    listed = cdi_files(where.cdi) if docker.cdi else {}
+    if docker.cdi_devices:
+        listed = {name: listed.get(name, ()) for name in docker.cdi_devices}
+    if vendor == "nvidia":
+        uuids = frozenset(gpu.uuid for gpu in nvidia_gpus(where.nvidia))
+        names = {uuid: f"nvidia.com/gpu={uuid}" for uuid in uuids}
+        return GpuHost(
+            uuids=uuids,
+            cdi={uuid: name for uuid, name in names.items() if name in listed},
+            runtime="nvidia" in docker.runtimes,
+        )
+    here = {amd.gpu.uuid: amd.render_device for amd in amd_gpus(where.kfd)}
+    # AMD's CDI devices are numbered: which GPU one is, its device file tells.
+    named = {
+        rendering[0]: name
+        for name, files in listed.items()
+        if name.startswith("amd.com/gpu=")
+        and not name.endswith("=all")
+        and len(rendering := [path for path in files if path.startswith(_RENDER)]) == 1
+    }
+    return GpuHost(
+        uuids=frozenset(here),
+        cdi={uuid: named[path] for uuid, path in here.items() if path in named},
+        files={uuid: (_KFD, path) for uuid, path in here.items()},
+        groups=_groups_of(where.dev, (_KFD, *here.values())),
+    )
 
 
 def nvidia_gpus(proc: Path) -> tuple[Gpu, ...]:
     """From the driver library when it is there, else from what the kernel driver shows."""
-    return _nvidia_from_library() or tuple(_nvidia_from_proc(proc))
+    found = _nvidia_from_library()
+    return tuple(_nvidia_from_proc(proc)) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -108,12 +148,22 @@ def amd_gpus(topology: Path) -> tuple[AmdGpu, ...]:
     return tuple(found)
 
 
-def amd_device_paths(uuids: Sequence[str], topology: Path | None = None) -> tuple[str, ...] | None:
-    """The device files that give exactly these GPUs and no other; None when one is not here."""
-    here = {found.gpu.uuid: found.render_device for found in amd_gpus(topology or HostPaths().kfd)}
-    if any(uuid not in here for uuid in uuids):
-        return None
-    return ("/dev/kfd", *sorted(here[uuid] for uuid in uuids))
+def _groups_of(dev: Path, files: Iterable[str]) -> tuple[int, ...]:
+    """The groups that own these device files; root's says nothing, as anybody is let in or root."""
+    found = set()
+    for path in files:
+        try:
+            found.add((dev / path.removeprefix("/dev/")).stat().st_gid)
+        except OSError:
+            continue
+    return tuple(sorted(found - {0}))
+
+
+def _cdi_nodes(device: dict[str, Any]) -> tuple[str, ...]:
+    edits = device.get("containerEdits")
+    nodes = edits.get("deviceNodes") if isinstance(edits, dict) else None
+    listed = [node for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
+    return tuple(sorted(str(node.get("hostPath") or node.get("path")) for node in listed))
 
 
 def _cdi_document(path: Path) -> dict[str, Any]:
@@ -127,30 +177,38 @@ def _cdi_document(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _nvidia_from_library() -> tuple[Gpu, ...]:
+def _nvidia_from_library() -> tuple[Gpu, ...] | None:
+    """None where the library is not there or does not answer."""
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        return ()
+        return None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
-        return ()
+        return None
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(
-                uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-                vendor="nvidia",
-                model=_text(nvml.nvmlDeviceGetName(handle)),
-                memory_mib=int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB,
-            )
-            for handle in handles
-        )
+        count = nvml.nvmlDeviceGetCount()
+        found = [_nvidia_gpu(nvml, index) for index in range(count)]
+        return tuple(gpu for gpu in found if gpu is not None)
     except nvml.NVMLError:
-        return ()
+        return None
     finally:
         nvml.nvmlShutdown()
+
+
+def _nvidia_gpu(nvml: Any, index: int) -> Gpu | None:
+    """None for one that does not answer: a GPU that fell off its bus is counted all the same."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        return Gpu(
+            uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+            vendor="nvidia",
+            model=_text(nvml.nvmlDeviceGetName(handle)),
+            memory_mib=int(nvml.nvmlDeviceGetMemoryInfo(handle).total) // MIB,
+        )
+    except nvml.NVMLError:
+        return None
 
 
 def _nvidia_from_proc(proc: Path) -> Iterable[Gpu]:

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
@@ -28,7 +29,10 @@ from node_agent.wire import (
 )
 
 NAME_LENGTH_MAX = 63
+SECRETS_VARIABLE = "GPUAAS_SECRETS_PATH"
+"""Says where the secrets are: `SECRETS_PATH` in a container, elsewhere for a process."""
 LOOPBACK = "127.0.0.1"
+DISK_FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class EngineFailure(Exception):
@@ -57,10 +61,15 @@ class Residue:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine says of itself."""
+    """What an engine says of itself.
+
+    `cdi`: it hands out CDI devices; `cdi_devices` are those it found, where it lists them.
+    """
 
     version: str | None = None
     runtimes: tuple[str, ...] = ()
+    cdi: bool = False
+    cdi_devices: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -137,7 +146,7 @@ def endpoints_of(workload: Workload, host_ports: Mapping[str, int]) -> tuple[End
         Endpoint(
             name=port.name,
             container=port.container,
-            host_ip=LOOPBACK,
+            host_ip=port.address or LOOPBACK,
             host_port=host_ports[port.name],
         )
         for port in workload.ports

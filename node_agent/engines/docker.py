@@ -13,6 +13,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import docker
@@ -27,15 +28,21 @@ from node_agent.engines.base import (
     ownership_labels,
     unit_name,
 )
+from node_agent.engines.docker_drift import record
 from node_agent.engines.docker_spec import (
+    LABEL_ASKED,
     VOLUMES_MAX,
+    ImageConfig,
     create_request,
     failure_of,
     unit_from_listing,
     volume_name,
 )
+from node_agent.engines.gpus import NO_GPUS, GpuGrant, grant, require
+from node_agent.engines.packages import NO_SHELL, SHELL
 from node_agent.engines.probes import probe_network
-from node_agent.inventory import amd_device_paths
+from node_agent.inventory import HostPaths, gpu_host
+from node_agent.secret_files import SecretFiles
 from node_agent.units import Probed, Unit
 from node_agent.wire import (
     LABEL_INSTANCE,
@@ -51,15 +58,28 @@ from node_agent.wire import (
 REQUEST_TIMEOUT_S = 60
 RECONNECT_S = 1.0
 EXEC_POLL_S = 0.02
-_EVENTS = ["die", "destroy", "oom", "pause", "start", "unpause"]
+_CHUNKS_MAX = 16
+"""Of 2 MiB each: more than any shell has."""
+_EVENTS = ["die", "destroy", "oom", "pause", "start", "unpause", "update"]
 
 
 class DockerEngine:
-    """Docker at `host` (`unix://…`, or None for the usual place), on behalf of `node`."""
+    """Docker at `host` (`unix://…`, or None for the usual place), on behalf of `node`.
 
-    def __init__(self, node: str, host: str | None = None) -> None:
+    `paths`: where this host shows its GPUs; `secrets`: where its workloads' secrets are.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        host: str | None = None,
+        paths: HostPaths | None = None,
+        secrets: SecretFiles | None = None,
+    ) -> None:
         self._node = node
         self._host = host
+        self._paths = paths
+        self._secrets = secrets or SecretFiles.for_node(node)
         self._connected: docker.APIClient | None = None
         self._connecting = threading.Lock()
         self._network_lock = threading.Lock()
@@ -77,9 +97,7 @@ class DockerEngine:
 
     def facts(self) -> EngineFacts:
         with self._api("ask") as api:
-            info = api.info()
-        runtimes = tuple(sorted(info.get("Runtimes") or {}))
-        return EngineFacts(version=info.get("ServerVersion"), runtimes=runtimes)
+            return facts_of(api.info())
 
     def units(self, instance: str | None = None) -> tuple[Unit, ...]:
         with self._api("list") as api:
@@ -98,19 +116,32 @@ class DockerEngine:
 
     def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:
         instance = workload.instance
-        amd = self._amd_devices(workload)
+        gpus = self._gpus(workload)
+        secrets = str(self._secrets.folder(instance)) if workload.secrets else ""
         with self._api("create") as api, self._network_lock:
             self._ensure_network(api)
-            config = api.inspect_image(workload.image.reference).get("Config") or {}
-            declared = sorted(config.get("Volumes") or {})
-            if len(declared) > VOLUMES_MAX:
-                message = f"the image declares {len(declared)} volumes, at most {VOLUMES_MAX}"
+            described = api.inspect_image(workload.image.reference)
+            image = ImageConfig.read(described)
+            if len(image.volumes) > VOLUMES_MAX:
+                message = f"the image declares {len(image.volumes)} volumes, at most {VOLUMES_MAX}"
                 raise EngineFailure(FailureReason.CREATE_REFUSED, message)
-            volumes = {path: self._ensure_volume(api, instance, path) for path in declared}
-            request = create_request(workload, self._node, self.network, host_ports, volumes, amd)
-            api.create_container_from_config(request, unit_name(instance, workload.spec_hash))
+            volumes = {path: self._ensure_volume(api, instance, path) for path in image.volumes}
+            request = create_request(
+                workload, self._node, self.network, host_ports, volumes, gpus, image, secrets
+            )
+            request["Labels"][LABEL_ASKED] = record(request, described.get("Config") or {})
+            made = api.create_container_from_config(
+                request, unit_name(instance, workload.spec_hash)
+            )
+            if workload.packages is not None and not has_file(api, made["Id"], SHELL):
+                api.remove_container(made["Id"], v=True, force=True)
+                raise EngineFailure(FailureReason.PACKAGES_FAILED, NO_SHELL)
 
     def start(self, unit: Unit) -> None:
+        if unit.gpu_vendor is not None:
+            # One that fell off its bus since then is better said here than by the workload.
+            there = gpu_host(unit.gpu_vendor, EngineFacts(), self._paths).uuids
+            require(unit.gpu_vendor, unit.gpu_uuids, there)
         with self._api("start") as api:
             if unit.status == "paused":
                 api.unpause(unit.unit_id)
@@ -218,7 +249,7 @@ class DockerEngine:
             return None
         # The listing may still say "running" when the event of its end has been sent long since.
         try:
-            return unit_from_listing(item, api.inspect_container(item["Id"])["State"])
+            return unit_from_listing(item, api.inspect_container(item["Id"]), self.network)
         except NotFound:
             return None
 
@@ -261,14 +292,11 @@ class DockerEngine:
             raise EngineFailure(FailureReason.CREATE_REFUSED, message)
         return name
 
-    def _amd_devices(self, workload: Workload) -> tuple[str, ...]:
-        if workload.limits.gpu_vendor != "amd" or not workload.limits.gpu_uuids:
-            return ()
-        paths = amd_device_paths(workload.limits.gpu_uuids)
-        if paths is None:
-            message = "an AMD GPU of this allocation is not on this host"
-            raise EngineFailure(FailureReason.GPU_UNAVAILABLE, message)
-        return paths
+    def _gpus(self, workload: Workload) -> GpuGrant:
+        vendor = workload.limits.gpu_vendor
+        if vendor is None or not workload.limits.gpu_uuids:
+            return NO_GPUS
+        return grant(workload.limits, gpu_host(vendor, self.facts(), self._paths))
 
     # --- exec probes ---
 
@@ -289,6 +317,29 @@ class DockerEngine:
             time.sleep(EXEC_POLL_S)
         self._running_execs[unit.unit_id] = execution
         return Probed(False, f"the command did not end within {timeout_ms} ms")
+
+
+def facts_of(info: Mapping[str, Any]) -> EngineFacts:
+    """From an answer to `GET /info`. An empty list of CDI folders says that CDI is off."""
+    discovered = info.get("DiscoveredDevices") or ()
+    return EngineFacts(
+        version=info.get("ServerVersion"),
+        runtimes=tuple(sorted(info.get("Runtimes") or {})),
+        cdi=bool(info.get("CDISpecDirs")),
+        cdi_devices=tuple(sorted(one["ID"] for one in discovered if one.get("Source") == "cdi")),
+    )
+
+
+def has_file(api: Any, container: str, path: str) -> bool:
+    """Whether there is such a file in a container, running or not."""
+    try:
+        content, _ = api.get_archive(container, path)
+    except NotFound:
+        return False
+    # Read to its end, else the connection is not given back; not of what only claims to be a file.
+    for _ in islice(content, _CHUNKS_MAX):
+        continue
+    return True
 
 
 def _present(api: Any, image: Image) -> bool:

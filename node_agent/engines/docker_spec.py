@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from node_agent.engines import docker_drift, packages
 from node_agent.engines.base import (
     LOOPBACK,
+    SECRETS_VARIABLE,
     EngineFailure,
     endpoints_of,
     ownership_labels,
     unit_name,
 )
+from node_agent.engines.gpus import NO_GPUS, GpuGrant
 from node_agent.units import Unit
 from node_agent.wire import (
     LABEL_INSTANCE,
     LABEL_NODE,
     LABEL_SPEC_HASH,
+    SECRETS_PATH,
     Endpoint,
     FailureReason,
     Limits,
@@ -25,9 +31,13 @@ from node_agent.wire import (
 )
 
 LABEL_PORTS = "dev.gpuaas.ports"
-"""`name=container:host,…`, always set: a container inherits its image's labels, and an image must
-not say where its instance can be reached."""
+"""`name=container:host,…`, with `@address` where that is not loopback. Always set: a container
+inherits its image's labels, and an image must not say where its instance can be reached."""
 LABEL_DIGEST = "dev.gpuaas.image-digest"
+LABEL_GPUS = "dev.gpuaas.gpus"
+"""`vendor=uuid,…`, or empty; always set, for the same reason."""
+LABEL_ASKED = "dev.gpuaas.asked"
+"""What was asked for, as `docker_drift.record` has it, so that a change can be told."""
 MIB = 1024 * 1024
 
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID",
@@ -38,10 +48,42 @@ Of Docker's own defaults left out: NET_RAW (spoofing on the bridge), MKNOD, SYS_
 SETFCAP and AUDIT_WRITE.
 """
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Docker's, for images that set none."""
+
 VOLUMES_MAX = 64
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 
+USUAL = {
+    "RestartPolicy": {"Name": "no"},
+    "Init": True,
+    "SecurityOpt": ["no-new-privileges"],
+    "CapDrop": ["ALL"],
+    "CapAdd": list(CAPABILITIES),
+}
+"""What every container of ours has in its HostConfig."""
+
 _STATUS = {"created": "created", "running": "running", "restarting": "running", "paused": "paused"}
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says of how it runs. `command` is its entrypoint and command in one."""
+
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> ImageConfig:
+        """From an answer to `GET /images/{name}/json`."""
+        config = described.get("Config") or {}
+        pairs = (entry.partition("=") for entry in config.get("Env") or ())
+        return cls(
+            command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
+            env={name: value for name, _, value in pairs},
+            volumes=tuple(sorted(config.get("Volumes") or ())),
+        )
 
 
 def create_request(
@@ -50,50 +92,79 @@ def create_request(
     network: str,
     host_ports: Mapping[str, int],
     volumes: Mapping[str, str],
-    amd_devices: tuple[str, ...],
+    gpus: GpuGrant = NO_GPUS,
+    image: ImageConfig | None = None,
+    secrets_folder: str = "",
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create`. `volumes` maps paths in the image to volume names."""
+    """The body of `POST /containers/create`. `volumes` maps paths in the image to volume names.
+
+    `secrets_folder` is where on the host the instance's secrets are.
+
+    Raises EngineFailure where packages can't be put in.
+    """
+    described = image or ImageConfig()
+    environment = _environment(workload, gpus, described)
     request: dict[str, Any] = {
         "Image": workload.image.reference,
-        "Env": [f"{name}={value}" for name, value in sorted(_environment(workload).items())],
+        "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
         "Labels": _labels(workload, node, host_ports),
         "ExposedPorts": {f"{port.container}/tcp": {} for port in workload.ports},
         "HostConfig": {
             "NetworkMode": network,
             "PortBindings": {
                 f"{port.container}/tcp": [
-                    {"HostIp": LOOPBACK, "HostPort": str(host_ports[port.name])}
+                    {"HostIp": port.address or LOOPBACK, "HostPort": str(host_ports[port.name])}
                 ]
                 for port in workload.ports
             },
             "Mounts": [
                 {"Type": "volume", "Source": name, "Target": path}
                 for path, name in sorted(volumes.items())
-            ],
-            "RestartPolicy": {"Name": "no"},
-            "Init": True,
-            "SecurityOpt": ["no-new-privileges"],
-            "CapDrop": ["ALL"],
-            "CapAdd": list(CAPABILITIES),
+            ]
+            + _secrets_mount(workload, secrets_folder),
+            **USUAL,
             "LogConfig": {"Type": "json-file", "Config": dict(LOG_OPTIONS)},
-            **_limits(workload.limits, amd_devices),
+            **_limits(workload.limits),
+            **gpus.host_config,
         },
     }
-    if workload.command:
-        # It replaces the entrypoint too, on every engine: what the manifest says is what runs.
-        request["Entrypoint"] = list(workload.command)
+    command = _command(workload, described)
+    if command:
+        request["Entrypoint"] = command
         request["Cmd"] = []
     return request
 
 
-def _environment(workload: Workload) -> dict[str, str]:
-    """NVIDIA's runtime, where it is Docker's default, hands out the GPUs that this variable names.
+def _command(workload: Workload, image: ImageConfig) -> list[str]:
+    """Nothing where the image's own is to run.
 
-    So it is always set, against what manifest or image say; `void` gives none.
+    What the manifest says replaces the entrypoint too, on every engine: it is what runs.
     """
-    limits = workload.limits
-    nvidia = limits.gpu_uuids if limits.gpu_vendor == "nvidia" else ()
-    return {**workload.env, "NVIDIA_VISIBLE_DEVICES": ",".join(nvidia) or "void"}
+    if workload.packages is None:
+        return list(workload.command)
+    command = workload.command or image.command
+    if not command:
+        message = "neither the workload nor its image names a command"
+        raise EngineFailure(FailureReason.COMMAND_NOT_FOUND, message)
+    return packages.wrapped(command)
+
+
+def _environment(workload: Workload, gpus: GpuGrant, image: ImageConfig) -> dict[str, str]:
+    """What the vendors' runtimes read is always set, against what manifest or image say."""
+    told = {SECRETS_VARIABLE: SECRETS_PATH} if workload.secrets else {}
+    found = {**workload.env, **gpus.variables, **told}
+    if workload.packages is None:
+        return found
+    base = {"PATH": _PATH, **image.env, **workload.env}
+    into = packages.folder_outside(image.volumes)
+    return {**found, **packages.variables(workload.packages, into, base)}
+
+
+def _secrets_mount(workload: Workload, folder: str) -> list[dict[str, Any]]:
+    """Read-only, so nothing that could be run gets in; the files themselves can't be run."""
+    if not workload.secrets:
+        return []
+    return [{"Type": "bind", "Source": folder, "Target": SECRETS_PATH, "ReadOnly": True}]
 
 
 def volume_name(node: str, instance: str, path: str) -> str:
@@ -102,9 +173,10 @@ def volume_name(node: str, instance: str, path: str) -> str:
     return unit_name(instance, f"sha256:{digest}")
 
 
-def unit_from_listing(item: Mapping[str, Any], state: Mapping[str, Any]) -> Unit:
-    """A unit from an entry of `GET /containers/json` and the `State` of the inspected container."""
+def unit_from_listing(item: Mapping[str, Any], inspected: Mapping[str, Any], network: str) -> Unit:
+    """A unit from an entry of `GET /containers/json` and the answer when it was inspected."""
     labels = item.get("Labels") or {}
+    state = inspected.get("State") or {}
     status = str(state.get("Status", ""))
     return Unit(
         unit_id=item["Id"],
@@ -117,23 +189,44 @@ def unit_from_listing(item: Mapping[str, Any], state: Mapping[str, Any]) -> Unit
         created_at_ms=int(item.get("Created", 0)) * 1_000,
         image_digest=labels.get(LABEL_DIGEST),
         endpoints=_endpoints(labels),
+        **gpus_of(labels),
         exit_code=state.get("ExitCode") if status not in _STATUS else None,
         out_of_memory=bool(state.get("OOMKilled")),
+        altered=docker_drift.differences(
+            labels.get(LABEL_ASKED), inspected, {**USUAL, "NetworkMode": network}
+        ),
     )
 
 
 def _labels(workload: Workload, node: str, host_ports: Mapping[str, int]) -> dict[str, str]:
     ports = ",".join(
-        f"{endpoint.name}={endpoint.container}:{endpoint.host_port}"
+        f"{endpoint.name}={endpoint.container}:{endpoint.host_port}{_elsewhere(endpoint)}"
         for endpoint in sorted(endpoints_of(workload, host_ports), key=lambda one: one.name)
     )
     ours = ownership_labels(node, workload.instance, workload.spec_hash)
     return {
         **workload.labels,
         LABEL_PORTS: ports,
+        LABEL_GPUS: _gpus_label(workload.limits),
         LABEL_DIGEST: workload.image.digest,
         **ours,
     }
+
+
+def _elsewhere(endpoint: Endpoint) -> str:
+    return "" if endpoint.host_ip == LOOPBACK else f"@{endpoint.host_ip}"
+
+
+def _gpus_label(limits: Limits) -> str:
+    return f"{limits.gpu_vendor}={','.join(limits.gpu_uuids)}" if limits.gpu_uuids else ""
+
+
+def gpus_of(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Of a container that an earlier agent made, nothing is known."""
+    vendor, _, uuids = labels.get(LABEL_GPUS, "").partition("=")
+    if vendor not in {"nvidia", "amd"}:
+        return {}
+    return {"gpu_vendor": vendor, "gpu_uuids": tuple(uuids.split(","))}
 
 
 def _endpoints(labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
@@ -143,41 +236,37 @@ def _endpoints(labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
 def _parsed_endpoints(labels: Mapping[str, str]) -> Iterable[Endpoint]:
     for entry in labels.get(LABEL_PORTS, "").split(","):
         name, _, where = entry.partition("=")
-        container, colon, host = where.partition(":")
+        container, colon, there = where.partition(":")
+        host, _, address = there.partition("@")
         if colon and container.isdecimal() and host.isdecimal():
             yield Endpoint(
                 name=name,
                 container=int(container),
-                host_ip=LOOPBACK,
+                host_ip=address or LOOPBACK,
                 host_port=int(host),
             )
 
 
-def _limits(limits: Limits, amd_devices: tuple[str, ...]) -> dict[str, Any]:
+def _limits(limits: Limits) -> dict[str, Any]:
     config: dict[str, Any] = {"PidsLimit": limits.pids, "ShmSize": limits.shm_mib * MIB}
     if limits.cpu_millis is not None:
         config["NanoCpus"] = limits.cpu_millis * 1_000_000
     if limits.memory_mib is not None:
         # The same figure for both means: no swap on top.
         config["Memory"] = config["MemorySwap"] = limits.memory_mib * MIB
-    if limits.gpu_uuids and limits.gpu_vendor == "nvidia":
-        request = {"DeviceIDs": list(limits.gpu_uuids), "Capabilities": [["gpu"]]}
-        config["DeviceRequests"] = [request]
-    if limits.gpu_uuids and limits.gpu_vendor == "amd":
-        config["Devices"] = [
-            {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
-            for path in amd_devices
-        ]
-        config["GroupAdd"] = ["video"]
     return config
 
 
 def failure_of(status: int, message: str, doing: str) -> EngineFailure:
     """Docker's own words as one of our reasons. `doing`: pull, create, start or anything else."""
     text = message.lower()
+    if any(word in text for word in _DISK_FULL):
+        return EngineFailure(FailureReason.DISK_FULL, _first_line(message), transient=True)
     for words, reason in _WORDS.get(doing, ()):
         if any(word in text for word in words):
-            return EngineFailure(reason, _first_line(message))
+            taken = _ADDRESS.search(message) if reason is FailureReason.PORT_IN_USE else None
+            said = f"port {taken[1]} of the host is taken" if taken else _first_line(message)
+            return EngineFailure(reason, said)
     if doing == "pull":
         reason = FailureReason.IMAGE_PULL_FAILED
         if status == 404:
@@ -196,8 +285,10 @@ def _first_line(message: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
+_DISK_FULL = ("no space left on device", "disk quota exceeded")
 _GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable cdi devices",
         "gathering device information", "no such device")  # fmt: skip
+_ADDRESS = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}:(\d{1,5})\b")
 _PORT = ("port is already allocated", "address already in use")
 _COMMAND = ("executable file not found", "no such file or directory: unknown", "exec format error",
             "no command specified", "permission denied: unknown")  # fmt: skip

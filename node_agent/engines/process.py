@@ -5,7 +5,7 @@ Rules:
 - Everything of a unit is in one folder. It appears by one rename, complete, and is removed whole.
 - Processes outlive the agent (see `shim`). What a workload forked off is found by a random word in
   its environment, wherever it moved to, and ends with it.
-- Limits are rlimits: memory is address space, and the process limit does not bind root.
+- Limits are what the kernel offers without a container; see `limits` for how far they hold.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -27,8 +25,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from node_agent.engines import shim
+from node_agent.engines import packages, shim
 from node_agent.engines.base import (
+    DISK_FULL_NUMBERS,
+    SECRETS_VARIABLE,
     Cancelled,
     EngineFacts,
     EngineFailure,
@@ -36,8 +36,13 @@ from node_agent.engines.base import (
     endpoints_of,
     unit_name,
 )
+from node_agent.engines.gpus import require
 from node_agent.engines.layout import Layout
+from node_agent.engines.limits import cores, rlimits
 from node_agent.engines.probes import port_is_free, probe_network
+from node_agent.engines.procfs import listening, processes_with, sockets_of
+from node_agent.inventory import HostPaths, gpu_host
+from node_agent.secret_files import SecretFiles
 from node_agent.units import Probed, Unit
 from node_agent.wire import (
     LAYOUT_PREFIX,
@@ -56,15 +61,23 @@ POLL_S = 0.01
 WATCH_S = 0.2
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TEMPORARY = ".tmp-"
-_LISTEN = "0A"
 
 
 class ProcessEngine:
     """Processes whose folders are under `folder`, on behalf of `node`. One agent per folder."""
 
-    def __init__(self, node: str, folder: Path) -> None:
+    def __init__(
+        self,
+        node: str,
+        folder: Path,
+        paths: HostPaths | None = None,
+        secrets: SecretFiles | None = None,
+    ) -> None:
         self._node = node
-        self._units = folder / "units"
+        self._paths = paths
+        self._secrets = secrets or SecretFiles.for_node(node)
+        # Units are started from the root folder, where a relative path names something else.
+        self._units = folder.absolute() / "units"
         self._units.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._boot_id = shim.boot_id()
         self._closed = threading.Event()
@@ -98,26 +111,37 @@ class ProcessEngine:
 
     def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:
         name = unit_name(workload.instance, workload.spec_hash)
+        if any(port.address is not None for port in workload.ports):
+            message = "a process is not published at an address of its node: only Docker does that"
+            raise EngineFailure(FailureReason.CREATE_REFUSED, message)
         if (self._units / name).exists():
             message = f"{name} is there already"
             raise EngineFailure(FailureReason.CREATE_REFUSED, message, transient=True)
         prefix = f"{_TEMPORARY}{_short_hash(workload.instance)}-"
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=self._units))
+        temporary = self._units / f"{prefix}{uuid.uuid4().hex}"
         try:
+            temporary.mkdir(mode=0o700)
             (temporary / "root").mkdir()
             command = _layout(workload.image).unpack(workload.image.digest, temporary / "root")
             document = self._document(workload, host_ports, self._units / name, command)
             document["argv"][0] = _resolved(document["argv"][0], temporary, self._units / name)
+            if workload.packages is not None:
+                document["argv"] = packages.wrapped(document["argv"])
             with open(temporary / "unit.json", "w") as file:
                 json.dump(document, file)
             temporary.rename(self._units / name)
         except OSError as error:
+            full = error.errno in DISK_FULL_NUMBERS
+            reason = FailureReason.DISK_FULL if full else FailureReason.CREATE_REFUSED
             message = f"its folder can't be made ({error.strerror})"
-            raise EngineFailure(FailureReason.CREATE_REFUSED, message) from None
+            raise EngineFailure(reason, message, transient=full) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def start(self, unit: Unit) -> None:
+        if unit.gpu_vendor is not None:
+            there = gpu_host(unit.gpu_vendor, EngineFacts(), self._paths).uuids
+            require(unit.gpu_vendor, unit.gpu_uuids, there)
         folder = self._units / unit.unit_id
         if self._main_process(folder) is not None:
             return
@@ -214,10 +238,23 @@ class ProcessEngine:
             "endpoints": [e.model_dump() for e in endpoints_of(workload, host_ports)],
             "argv": argv,
             "root": root,
-            "env": _environment(workload, host_ports, root, token),
-            "rlimits": _rlimits(workload),
+            "env": {**_environment(workload, host_ports, folder, token), **self._told(workload)},
+            "gpu_vendor": workload.limits.gpu_vendor if workload.limits.gpu_uuids else None,
+            "gpu_uuids": workload.limits.gpu_uuids,
+            "rlimits": rlimits(workload.limits),
+            "cores": cores(workload.limits, os.sched_getaffinity(0), self._taken_cores()),
             "token": token,
         }
+
+    def _told(self, workload: Workload) -> dict[str, str]:
+        """Where its secrets are: there is no mount to give the folder the name it should have."""
+        if not workload.secrets:
+            return {}
+        return {SECRETS_VARIABLE: str(self._secrets.folder(workload.instance))}
+
+    def _taken_cores(self) -> Iterator[list[int]]:
+        for folder in self._units.iterdir():
+            yield (_read(folder / "unit.json") or {}).get("cores") or []
 
     def _unit(self, folder: Path, document: Mapping[str, Any]) -> Unit:
         alive = self._main_process(folder) is not None
@@ -238,6 +275,8 @@ class ProcessEngine:
             image_digest=document["image_digest"],
             endpoints=tuple(Endpoint(**fields) for fields in document["endpoints"]),
             exit_code=ended.get("code") if status == "exited" else None,
+            gpu_vendor=document.get("gpu_vendor"),
+            gpu_uuids=tuple(document.get("gpu_uuids", ())),
         )
 
     def _main_process(self, folder: Path) -> int | None:
@@ -249,12 +288,12 @@ class ProcessEngine:
 
     def _listens(self, unit: Unit, document: Mapping[str, Any], container_port: int) -> bool:
         """Whether it is this unit that listens: nothing reserves a port of the host for it."""
-        sockets = _listening(unit.host_port(container_port) or 0)
+        sockets = listening(unit.host_port(container_port) or 0)
         if self._own_sockets.get(unit.unit_id, "") in sockets:
             return True
         word = f"{UNIT_VARIABLE}={document['token']}".encode()
-        for pid in _processes_with(word):
-            own = sockets & _sockets_of(pid)
+        for pid in processes_with(word):
+            own = sockets & sockets_of(pid)
             if own:
                 self._own_sockets[unit.unit_id] = min(own)
                 return True
@@ -284,7 +323,7 @@ class ProcessEngine:
         main = self._main_process(folder)
         if main is not None:
             _signal_group(main, signal.SIGKILL)
-        marked = list(_processes_with(word))
+        marked = list(processes_with(word))
         for pid in marked:
             _signal(pid, signal.SIGKILL)
         return main is not None or bool(marked)
@@ -301,7 +340,7 @@ def _layout(image: Image) -> Layout:
 
 
 def _environment(
-    workload: Workload, host_ports: Mapping[str, int], root: str, token: str
+    workload: Workload, host_ports: Mapping[str, int], folder: Path, token: str
 ) -> dict[str, str]:
     ports = {
         f"PORT_{port.name.upper().replace('-', '_')}": str(host_ports[port.name])
@@ -312,18 +351,12 @@ def _environment(
         vendor = workload.limits.gpu_vendor
         variable = "ROCR_VISIBLE_DEVICES" if vendor == "amd" else "CUDA_VISIBLE_DEVICES"
         gpus = {variable: ",".join(workload.limits.gpu_uuids)}
-    base = {"PATH": PATH, "HOME": root, "LANG": "C.UTF-8"}
-    return {**base, **workload.env, **ports, **gpus, UNIT_VARIABLE: token}
-
-
-def _rlimits(workload: Workload) -> dict[str, int]:
-    limits = {"RLIMIT_CORE": 0}
-    if workload.limits.memory_mib is not None:
-        limits["RLIMIT_AS"] = workload.limits.memory_mib * 1024 * 1024
-    _, ceiling = resource.getrlimit(resource.RLIMIT_NPROC)
-    wanted = workload.limits.pids
-    limits["RLIMIT_NPROC"] = wanted if ceiling == resource.RLIM_INFINITY else min(wanted, ceiling)
-    return limits
+    base = {"PATH": PATH, "HOME": str(folder / "root"), "LANG": "C.UTF-8"}
+    found = {**base, **workload.env, **ports, **gpus, UNIT_VARIABLE: token}
+    if workload.packages is not None:
+        into = str(folder / "packages")
+        found.update(packages.variables(workload.packages, into, found))
+    return found
 
 
 def _resolved(word: str, temporary: Path, folder: Path) -> str:
@@ -359,6 +392,11 @@ def _run_shim(folder: Path) -> int:
 
 def _start_failure(number: int) -> EngineFailure:
     what = os.strerror(number)
+    if number in DISK_FULL_NUMBERS:
+        message = f"it can't be started: {what}"
+        return EngineFailure(FailureReason.DISK_FULL, message, transient=True)
+    if number == errno.ECHILD:
+        what = "what starts it ended before it did"
     if number in {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR}:
         message = f"the command can't be run: {what}"
         return EngineFailure(FailureReason.COMMAND_NOT_FOUND, message)
@@ -412,41 +450,6 @@ def _threads_of(pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/task"))
     except OSError:
         return 0
-
-
-def _processes_with(word: bytes) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if word in words:
-                yield int(entry.name)
-
-
-def _listening(port: int) -> set[str]:
-    """The kernel's numbers of the sockets that listen on a port of this host."""
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for fields in (line.split() for line in lines):
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
-    return found
-
-
-def _sockets_of(pid: int) -> set[str]:
-    found = set()
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            found.add(os.readlink(entry.path))
-    except OSError:
-        return found
-    return found
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

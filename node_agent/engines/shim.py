@@ -58,7 +58,11 @@ def stay(folder: str, unit: dict[str, object], tell: int) -> None:
         os.close(end)
     # The workload waits for this word, so that no moment exists in which it runs unrecorded.
     run = {"pid": pid, "start_ticks": start_ticks(pid), "boot_id": boot_id(), "at_ms": now_ms()}
-    write(folder, "run.json", run)
+    try:
+        write(folder, "run.json", run)
+    except OSError as error:
+        os.write(tell, json.dumps({"errno": error.errno or errno.EIO}).encode())
+        return
     os.write(go_in, b"g")
     os.close(go_in)
     with os.fdopen(failed_out) as stream_failed:
@@ -84,6 +88,8 @@ def become(unit: dict[str, object], null: int, log_in: int, go_out: int, failed_
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         for name, value in dict(unit["rlimits"]).items():  # type: ignore[call-overload]
             resource.setrlimit(getattr(resource, name), (value, value))
+        if unit.get("cores"):
+            os.sched_setaffinity(0, unit["cores"])  # type: ignore[arg-type]
         os.chdir(str(unit["root"]))
         argv = [str(word) for word in unit["argv"]]  # type: ignore[attr-defined]
         os.execvpe(argv[0], argv, unit["env"])  # type: ignore[arg-type]  # noqa: S606
@@ -134,7 +140,10 @@ def copy(source: int, target: int) -> bool:
 
 
 def open_log(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def write(folder: str, name: str, document: dict[str, object]) -> None:

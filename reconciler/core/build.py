@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from node_agent.wire import LAYOUT_PREFIX
-from reconciler.core.checks.instances import Case, policy_of
+from reconciler.core.checks.capacity import whole
+from reconciler.core.checks.instances import Case, packages_of, policy_of
 from reconciler.core.desired import Instance, Term
 from reconciler.core.guarding import term_of
+from reconciler.core.kinds.app_version import RuntimeProfile
 from reconciler.core.kinds.environment import EnvironmentSpec
-from reconciler.core.names import InstanceKey, instance_key
+from reconciler.core.members import First, MemberSpec, first_path, host_ports, member_env
+from reconciler.core.names import InstanceKey, ObjectRef, instance_key, instance_of
 
 
 def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
@@ -19,9 +23,11 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
     image = case.image or spec.artifact_ref
     uuids = gpus if case.entry.spec.desired != "decommissioned" else ()
     requested = case.entry.spec.requested
+    key, role = instance_key(case.entry.ref), _role(case)
+    packages, index = packages_of(case), case.environment.package_index
     return Instance(
-        key=instance_key(case.entry.ref),
-        ref=case.entry.ref,
+        key=key,
+        ref=case.entry.ref if role.of is None else role.of,
         org_id=setting.tenant.spec.org_id,
         project_id=setting.project.spec.project_id,
         app=case.entry.spec.app,
@@ -35,13 +41,15 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         registry_endpoint=_registry(case.environment),
         registry_plain_http=case.environment.registry.plain_http,
         command=profile.command,
-        env=setting.launch.env,
+        env={**setting.launch.env, **role.env} if role.env else setting.launch.env,
         ports=tuple(
             [
                 (port.name, port.container, asked.host_port if index == 0 else None)
                 for index, port in enumerate(profile.ports)
             ]
-        ),
+        )
+        if not role.ports
+        else _with_published(case, role.ports),
         readiness=setting.launch.health,
         stop_grace_s=profile.stop_grace_s,
         cpu_millis=asked.cpu_millis,
@@ -55,6 +63,12 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         depends_on=tuple(_sibling(case, name) for name in case.entry.spec.depends_on),
         moved_from=_sibling(case, former) if (former := case.entry.spec.moved_from) else None,
         suspend=_suspended(case),
+        member_of=None if role.of is None else instance_of(key),
+        role=role.name,
+        port_addresses=dict.fromkeys(role.ports, role.address),
+        secrets=tuple([secret.name for secret in profile.secrets]),
+        packages=packages,
+        package_index=index.url if packages and index is not None else "",
     )
 
 
@@ -82,3 +96,67 @@ def _suspended(case: Case) -> Term | None:
         return None
     terms = [term_of(one) for one in found if one is not None]
     return max(terms, key=lambda term: term.until_ms, default=None)
+
+
+# --- members -------------------------------------------------------------------------------------
+
+
+class _Role(NamedTuple):
+    """What an instance is among others of its own; nothing where its version has no roles.
+
+    `of` is the manifest of a further member, `ports` are the published ones with their host port.
+    """
+
+    name: str = ""
+    of: ObjectRef | None = None
+    env: Mapping[str, str] = {}
+    address: str = ""
+    ports: Mapping[str, int] = {}
+
+
+_ALONE = _Role()
+
+
+def _role(case: Case) -> _Role:
+    spec, profile = case.entry.spec, case.version.spec.runtime_profile
+    if isinstance(spec, MemberSpec):
+        own = _first(profile, case.demand.host_port, case.node.spec.address)
+        ref = case.entry.ref
+        return _Role(
+            spec.role,
+            ObjectRef(ref.kind, first_path(ref.path)),
+            member_env(spec.member, spec.role, own, _anchor(case, spec)),
+            own.address,
+            dict(own.ports),
+        )
+    if not profile.members:
+        return _ALONE
+    own = _first(profile, case.demand.host_port, case.node.spec.address)
+    env = member_env(profile.role, profile.role, own, own)
+    return _Role(profile.role, None, env, own.address, dict(own.ports))
+
+
+def _first(profile: RuntimeProfile, host_port: int | None, address: str | None) -> First:
+    """Without an address nothing is published, and the check of that has said so."""
+    ports = host_ports(profile, host_port) if address else ()
+    return First(profile.role, address or "", ports)
+
+
+def _anchor(case: Case, spec: MemberSpec) -> First | None:
+    first = case.setting.first
+    if first is None:
+        return None
+    given = spec.first_host_port
+    asked = first.launch.form.defaults.get("host_port") if given is None else given
+    profile = first.version.runtime_profile
+    return _first(profile, whole(asked), first.node.spec.address)
+
+
+def _with_published(
+    case: Case, published: Mapping[str, int]
+) -> tuple[tuple[str, int, int | None], ...]:
+    first = case.demand.host_port
+    return tuple(
+        (port.name, port.container, published.get(port.name, first if index == 0 else None))
+        for index, port in enumerate(case.version.spec.runtime_profile.ports)
+    )

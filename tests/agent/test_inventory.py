@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from node_agent.engines.base import EngineFacts
 from node_agent.engines.process import ProcessEngine
 from node_agent.inventory import (
     HostPaths,
-    amd_device_paths,
     amd_gpus,
     cdi_devices,
+    gpu_host,
     nvidia_gpus,
     take_inventory,
 )
@@ -60,9 +65,9 @@ def test_amd_gpus_and_the_device_files_of_exactly_one(tmp_path: Path) -> None:
         ("GPU-0000000000001234", 196_608),
         ("GPU-000000000000abcd", 196_608),
     ]
-    paths = amd_device_paths(["GPU-000000000000abcd"], tmp_path)
-    assert paths == ("/dev/kfd", "/dev/dri/renderD136")
-    assert amd_device_paths(["GPU-0000000000009999"], tmp_path) is None
+    seen = gpu_host("amd", EngineFacts(), HostPaths(kfd=tmp_path, dev=tmp_path / "dev"))
+    assert seen.files["GPU-000000000000abcd"] == ("/dev/kfd", "/dev/dri/renderD136")
+    assert seen.uuids == {"GPU-0000000000001234", "GPU-000000000000abcd"}
 
 
 def test_an_engine_that_does_not_answer_is_listed_with_why(tmp_path: Path) -> None:
@@ -74,3 +79,56 @@ def test_an_engine_that_does_not_answer_is_listed_with_why(tmp_path: Path) -> No
     assert found.engine_errors == {"docker": "no answer"}
     assert found.memory_mib > 0
     assert found.cpu_count > 0
+
+
+class Library:
+    """Stands in for NVIDIA's: `lost` GPUs are counted, and do not answer."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *uuids: str, lost: int = 0, away: bool = False) -> None:
+        self._uuids = uuids
+        self._lost = lost
+        self._away = away
+
+    def nvmlInit(self) -> None:
+        if self._away:
+            raise self.NVMLError
+
+    def nvmlShutdown(self) -> None:
+        return
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self._uuids) + self._lost
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index >= len(self._uuids):
+            raise self.NVMLError
+        return index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return self._uuids[handle]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "NVIDIA H200"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=143_771 * 1024 * 1024)
+
+
+def test_a_gpu_that_fell_off_its_bus_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel driver goes on listing it; the library's word counts where it answers at all."""
+    (tmp_path / "0000:19:00.0").mkdir()
+    (tmp_path / "0000:19:00.0" / "information").write_text(f"GPU UUID: {H200}\n")
+    paths = HostPaths(nvidia=tmp_path)
+    for library, there in (
+        (Library(H200, lost=1), {H200}),
+        (Library("GPU-2", lost=1), {"GPU-2"}),
+        (Library(lost=1), set()),
+        (Library(H200, away=True), {H200}),
+    ):
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        assert gpu_host("nvidia", EngineFacts(), paths).uuids == there

@@ -10,13 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node_agent.engines import shim
+from node_agent.engines.base import EngineFailure
+from node_agent.engines.limits import cores
 from node_agent.engines.process import ProcessEngine
+from node_agent.inventory import HostPaths
 from node_agent.units import Unit
-from node_agent.wire import Limits, TcpProbe
+from node_agent.wire import FailureReason, Limits, Port, TcpProbe
 from tests.agent.cases import INSTANCE, NODE, process_image, workload
 
 PORT = 31_000 + os.getpid() % 1_000
@@ -44,6 +48,17 @@ def run(engine: ProcessEngine, tmp_path: Path) -> Callable[..., Unit]:
     return begin
 
 
+def test_nothing_is_published_at_an_address_of_the_node(engine: ProcessEngine) -> None:
+    """Attempted: a port for other members, which a process could not be kept to."""
+    port = Port(name="http", container=8080, host=PORT, address="10.0.0.5")
+    with pytest.raises(EngineFailure) as refused:
+        engine.create(workload(ports=(port,)), {"http": PORT})
+    assert refused.value.reason is FailureReason.CREATE_REFUSED
+    assert refused.value.message == (
+        "a process is not published at an address of its node: only Docker does that"
+    )
+
+
 def folder_of(tmp_path: Path, unit: Unit) -> Path:
     return tmp_path / "units" / unit.unit_id
 
@@ -53,6 +68,51 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "did not come true"
         time.sleep(0.02)
+
+
+def test_a_folder_given_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `gpuaas-agent --state-dir agent`: units are started from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    engine = ProcessEngine(NODE, Path("agent"))
+    what = workload(image=process_image(tmp_path / "layout"), command=("sleep", "600"))
+    engine.pull(what.image, threading.Event())
+    engine.create(what, {"http": PORT})
+    (unit,) = engine.units(INSTANCE)
+    engine.start(unit)
+    try:
+        assert engine.units(INSTANCE)[0].status == "running"
+    finally:
+        engine.remove(unit)
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_as_that(
+    engine: ProcessEngine, run: Callable[..., Unit], tmp_path: Path
+) -> None:
+    """Attempted: a start for which nothing can be written down. Nothing may run unrecorded."""
+    unit = run("touch", "ran")
+    eventually(lambda: engine.units(INSTANCE)[0].exit_code == 0)
+    folder = folder_of(tmp_path, unit)
+    (folder / "root" / "ran").unlink()
+    (folder / "run.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(EngineFailure) as full:
+        engine.start(unit)
+    assert (full.value.reason, full.value.transient) == (FailureReason.DISK_FULL, True)
+    assert full.value.message == "it can't be started: No space left on device"
+    assert not (folder / "root" / "ran").exists()
+
+
+def test_a_start_that_breaks_is_told_in_words(
+    engine: ProcessEngine, run: Callable[..., Unit], tmp_path: Path
+) -> None:
+    unit = run("true")
+    eventually(lambda: engine.units(INSTANCE)[0].exit_code == 0)
+    document = folder_of(tmp_path, unit) / "unit.json"
+    document.write_text("{")
+    with pytest.raises(EngineFailure) as broken:
+        engine.start(unit)
+    assert broken.value.reason is FailureReason.CREATE_REFUSED
+    assert broken.value.message == "it can't be started: what starts it ended before it did"
+    document.unlink()
 
 
 def test_a_recycled_pid_is_somebody_else(
@@ -151,3 +211,42 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in {"Z", "X"} and os.getpgid(pid) > 0
+
+
+def test_it_is_kept_to_whole_cores(engine: ProcessEngine, run: Callable[..., Unit]) -> None:
+    run("python3", "-c", "import os; os._exit(len(os.sched_getaffinity(0)))",
+        limits=Limits(cpu_millis=500))  # fmt: skip
+    eventually(lambda: engine.units(INSTANCE)[0].exit_code == 1)
+
+
+CORES: list[Any] = [
+    (None, (0, 1, 2, 3), (), []),
+    (4_000, (0, 1, 2, 3), (), []),
+    (9_000, (0, 1), (), []),
+    (1_000, (0, 1, 2, 3), (), [0]),
+    (1_001, (0, 1, 2, 3), (), [0, 1]),
+    (2_000, (4, 5, 6, 7), ((4, 5),), [6, 7]),
+    (2_000, (0, 1, 2, 3), ((0, 1), (2, 3), (0,)), [1, 2]),
+    (1_000, (0, 1), ([], (0,), (1,)), [0]),
+]
+
+
+@pytest.mark.parametrize(("cpu_millis", "host", "others", "kept_to"), CORES)
+def test_the_cores_that_fewest_others_have(
+    cpu_millis: int | None,
+    host: tuple[int, ...],
+    others: tuple[tuple[int, ...], ...],
+    kept_to: list[int],
+) -> None:
+    assert cores(Limits(cpu_millis=cpu_millis), host, others) == kept_to
+
+
+def test_a_gpu_that_is_gone_is_said_before_the_start(tmp_path: Path) -> None:
+    engine = ProcessEngine(NODE, tmp_path, HostPaths(nvidia=tmp_path / "nothing"))
+    limits = Limits(gpu_vendor="nvidia", gpu_uuids=("GPU-1",))
+    what = workload(image=process_image(tmp_path / "layout"), command=("true",), limits=limits)
+    engine.create(what, {"http": PORT})
+    with pytest.raises(EngineFailure) as refused:
+        engine.start(engine.units(INSTANCE)[0])
+    assert refused.value.reason is FailureReason.GPU_UNAVAILABLE
+    assert refused.value.message == "GPU-1: not seen on this host; none is"

@@ -26,6 +26,17 @@ def parameters(**changes: Any) -> Bend:
     return lambda documents: documents[b.INSTANCE_FILE]["spec"]["parameters"].update(changes)
 
 
+def without_parameter(name: str) -> Bend:
+    return lambda documents: documents[b.INSTANCE_FILE]["spec"]["parameters"].pop(name)
+
+
+def form(**properties: Any) -> Bend:
+    def bend(documents: b.Documents) -> None:
+        documents[b.VERSION_FILE]["spec"]["launch_parameters"]["properties"].update(properties)
+
+    return bend
+
+
 def profile(**changes: Any) -> Bend:
     return lambda documents: documents[b.VERSION_FILE]["spec"]["runtime_profile"].update(changes)
 
@@ -263,6 +274,23 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         "runtime_not_offered",
         "runtime kind slurm is not offered yet (offered: bare_metal, launchable_oci)",
     ),
+    "secrets where they can't be brought": (
+        profile(kind="slurm", secrets=[{"name": "token"}]),
+        VERSION_REF,
+        "secrets_not_carried",
+        "runtime kind slurm brings no secrets to a workload "
+        "(it is done by: bare_metal, launchable_oci)",
+    ),
+    "a secret shown that is none": (
+        both(
+            profile(secrets=[{"name": "token"}]),
+            spec(b.VERSION_FILE, access={"instructions": "with {secret:token} or {secret:tokn}"}),
+        ),
+        VERSION_REF,
+        "unknown_secret",
+        "the instructions show secret 'tokn', which this version does not have "
+        "(did you mean token?)",
+    ),
     "schema broken": (
         spec(b.VERSION_FILE, launch_parameters={"type": "objekt"}),
         VERSION_REF,
@@ -282,10 +310,54 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         "unknown field 'gpu_cuont' (did you mean 'gpu_count'?)",
     ),
     "parameter allowed but not supported": (
-        parameters(pip_packages=["numpy"]),
+        both(parameters(gpu_counts=2), form(gpu_counts={"type": "integer"})),
         ONE_REF,
         "not_supported_yet",
-        "parameter pip_packages is not supported yet",
+        "parameter gpu_counts is not supported yet (did you mean gpu_count?)",
+    ),
+    "packages from nowhere": (
+        parameters(pip_packages=["numpy"]),
+        ONE_REF,
+        "no_package_index",
+        "packages are asked for, and the environment names no index to take them from (an admin "
+        "sets package_index.url there)",
+    ),
+    "a port of the host's own services": (
+        both(parameters(host_port=80), form(host_port={"type": "integer"})),
+        ONE_REF,
+        "invalid_parameter",
+        "host_port must be an integer from 1024 to 65535",
+    ),
+    "memory that nothing can be held to": (
+        both(profile(resources={"min_memory_mib": 4}), without_parameter("memory_gib")),
+        ONE_REF,
+        "below_minimum",
+        "4 MiB of memory are no limit that can be held: 6 at least (state memory_gib, or raise "
+        "what AppVersion/hello/1.0.0 or Allocation/acme/research/lease says)",
+    ),
+    "CPU that nothing can be held to": (
+        both(profile(resources={"min_vcpu": 0.001}), without_parameter("cpu_cores")),
+        ONE_REF,
+        "below_minimum",
+        "0.001 CPU cores are no limit that can be held: 0.01 at least",
+    ),
+    "less memory than Docker takes": (
+        parameters(memory_gib=0.005),
+        ONE_REF,
+        "invalid_parameter",
+        "memory_gib must be a number from 0.01 to 1048576",
+    ),
+    "more memory than leased": (
+        parameters(memory_gib=65),
+        ONE_REF,
+        "exceeds_allocation",
+        "66560 MiB of memory asked, Allocation/acme/research/lease has 65536",
+    ),
+    "more cores than leased": (
+        parameters(cpu_cores=16.001),
+        ONE_REF,
+        "exceeds_allocation",
+        "16.001 CPU cores asked, Allocation/acme/research/lease has 16",
     ),
     "parameter out of bounds": (
         parameters(cpu_cores=-1),

@@ -52,10 +52,11 @@ GOLDEN = (
     '"instance":"acme/research/one","labels":{"dev.gpuaas.app":"hello",'
     '"dev.gpuaas.org-id":"org-1","dev.gpuaas.project-id":"prj-1","dev.gpuaas.version":"1.0.0"},'
     '"limits":{"cpu_millis":2500,"gpu_uuids":["GPU-0","GPU-1"],"gpu_vendor":"nvidia",'
-    '"memory_mib":4096,"pids":4096,"shm_mib":1024},"ports":[{"container":8080,"host":9000,'
-    '"name":"http"},{"container":9090,"host":null,"name":"metrics"}],'
+    '"memory_mib":4096,"pids":4096,"shm_mib":1024},"packages":null,'
+    '"ports":[{"address":null,"container":8080,"host":9000,"name":"http"},'
+    '{"address":null,"container":9090,"host":null,"name":"metrics"}],'
     '"readiness":{"failures_max":5,"interval_ms":500,"probe":{"kind":"http","path":"/ready",'
-    '"port":8080},"start_budget_ms":300000,"timeout_ms":2000},"stop_grace_ms":30000}'
+    '"port":8080},"start_budget_ms":300000,"timeout_ms":2000},"secrets":[],"stop_grace_ms":30000}'
 )
 
 
@@ -141,3 +142,12 @@ def test_nothing_is_invented_and_nothing_lost(instance: Instance) -> None:
     assert found.command == instance.command
     assert {*found.limits.gpu_uuids} == {*instance.gpu_uuids}
     assert Workload.model_validate_json(found.canonical()) == found
+
+
+def test_secrets_are_named_in_order_and_their_order_changes_nothing() -> None:
+    found = [render(replace(INSTANCE, secrets=names)) for names in (("b", "a"), ("a", "b"))]
+    assert isinstance(found[0], Workload)
+    assert [secret.name for secret in found[0].secrets] == ["a", "b"]
+    assert found[0] == found[1]
+    assert rendered(INSTANCE).secrets == ()
+    assert found[0].spec_hash != rendered(INSTANCE).spec_hash

@@ -7,7 +7,6 @@ holds any more first. So adding, changing or removing one instance moves no othe
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -26,6 +25,7 @@ PortClaim = tuple[str, int, Member]
 Holding = Mapping[InstanceKey, tuple[str, ...]]
 """Instance → the GPU UUIDs it holds by its record, until its teardown is proved."""
 _NONE: Mapping[str, object] = {}
+_NUMBERS = (int, float)
 _NAMES_MAX = 8
 
 
@@ -38,6 +38,8 @@ class Demand(NamedTuple):
     cpu_millis: int
     memory_mib: int
     host_port: int | None
+    published: tuple[int, ...] = ()
+    """Ports of its node that it takes without having asked, for the other members to reach."""
 
     def fits(self, lease: AllocationSpec) -> bool:
         return (
@@ -82,9 +84,9 @@ def demand_of(
 
 def number(value: object) -> float | None:
     """A finite number of a size that arithmetic can bear, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return None
-    return value if -1e15 < value < 1e15 and math.isfinite(value) else None
+    return value if -1e15 < value < 1e15 else None
 
 
 def whole(value: object) -> int | None:
@@ -147,7 +149,9 @@ def _leases_fit(owner: Entry[NodeSpec], leases: tuple[Entry[AllocationSpec], ...
         (mib, owner.spec.memory_mib, "MiB of memory", "/spec/memory_mib"),
     ):
         if asked > there:
-            message = f"the allocations on {owner.ref} lease {asked:g} {unit}, it has {there:g}"
+            message = (
+                f"the allocations on {owner.ref} lease {asked:.10g} {unit}, it has {there:.10g}"
+            )
             hint = f"lease less, or release one of {_listed(everyone)}"
             yield finding(leases[-1], "node_overcommitted", message, pointer, hint, everyone[:-1])
 
@@ -166,7 +170,7 @@ def check_members_fit(
     for total, there, unit, parameter in sums:
         if total > there:
             names = _listed([member.name for member in fitting])
-            message = f"instances {names} ask {total:g} {unit} in all, {there:g} are leased"
+            message = f"instances {names} ask {total:.10g} {unit} in all, {there:.10g} are leased"
             hint = f"lower or state the parameter {parameter}, or lease more"
             refs = tuple(member.ref for member in fitting)
             yield finding(lease, "allocation_overcommitted", message, "/spec", hint, refs)
@@ -182,8 +186,14 @@ def ports_asked(
     lease: Entry[AllocationSpec], members: tuple[Member, ...], demands: Demands
 ) -> tuple[PortClaim, ...]:
     """Fixed host ports that an allocation's instances ask for on its node."""
-    asked = ((member, demands[member.path].host_port) for member in members)
-    return tuple((lease.spec.node, port, member) for member, port in asked if port is not None)
+    asked = ((member, demands[member.path]) for member in members)
+    return tuple(
+        (lease.spec.node, port, member)
+        for member, demand in asked
+        if demand.host_port is not None or demand.published
+        for port in (demand.host_port, *demand.published)
+        if port is not None
+    )
 
 
 def check_host_ports(claims: Iterable[PortClaim]) -> Findings:
@@ -196,6 +206,8 @@ def check_host_ports(claims: Iterable[PortClaim]) -> Findings:
             other = clashing[1] if member is clashing[0] else clashing[0]
             message = f"host port {port} on Node/{node} is asked by {other.ref} as well"
             hint = "take another, or leave host_port out and get a free one"
+            if "host_port" not in member.spec.parameters:
+                hint = "it is for other members to reach: give one of the two another host_port"
             yield finding(member, "host_port_taken", message, "/spec/parameters/host_port", hint)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jsonschema_rs
 
+from reconciler.core.checks.parameters import UNDERSTOOD, Unfit, unfit
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.artifact import ArtifactSpec
 from reconciler.core.kinds.promotion import PromotionSpec
+from reconciler.core.members import NOT_INHERITED, published, version_of_role
 from reconciler.core.names import ArtifactKey, content_hash
 from reconciler.core.schema import compile_schema
 from reconciler.core.world import Entry, Findings, Path, World, finding
@@ -28,11 +30,16 @@ _UNREGISTERED = "unregistered"
 
 @dataclass(frozen=True)
 class Form:
-    """`launch_parameters`, compiled; `broken` says why there is no validator."""
+    """`launch_parameters`, compiled; `broken` says why there is no validator.
+
+    `unfit` are defaults that no launch can carry out, by parameter. A default that nothing reads is
+    none of them: it is refused where an instance gives a value.
+    """
 
     validator: jsonschema_rs.Draft202012Validator | None
     broken: str
     defaults: Mapping[str, object]
+    unfit: tuple[tuple[str, Unfit], ...] = ()
 
 
 Forms = dict[str, Form]
@@ -44,13 +51,24 @@ class Launch:
     """What all instances of an AppVersion share, made once.
 
     `health` is `runtime_profile.health` with defaults filled in, `keys` the artifact of each image
-    the version names.
+    the version names, `roles` what further members of each role share.
     """
 
     form: Form
     health: Mapping[str, object]
     env: Mapping[str, str]
     keys: Mapping[str, ArtifactKey]
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    publishes: bool = False
+    """Whether other members reach it at a port of its node."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A version as it is for further members of one role."""
+
+    spec: AppVersionSpec
+    launch: Launch
 
 
 def compile_launch(spec: AppVersionSpec, forms: Forms) -> Launch:
@@ -59,12 +77,30 @@ def compile_launch(spec: AppVersionSpec, forms: Forms) -> Launch:
     form = forms.get(text)
     if form is None:
         form = forms[text] = _compile_form(spec.launch_parameters)
+    keys = {image: ArtifactKey.parse(image) for _, image in images(spec)}
+    own = {name: value for name, value in form.defaults.items() if name not in NOT_INHERITED}
+    roles = {
+        role.role: Role(one, _launch(one, replace(form, defaults=own), keys))
+        for role in spec.runtime_profile.members
+        for one in [version_of_role(spec, role)]
+    }
+    return _launch(spec, form, keys, roles)
+
+
+def _launch(
+    spec: AppVersionSpec,
+    form: Form,
+    keys: Mapping[str, ArtifactKey],
+    roles: Mapping[str, Role] | None = None,
+) -> Launch:
     profile = spec.runtime_profile
     return Launch(
         form=form,
         health=profile.health.model_dump(mode="json", exclude_none=True),
         env=dict(sorted(profile.env.items())),
-        keys={image: ArtifactKey.parse(image) for _, image in images(spec)},
+        keys=keys,
+        roles=roles or {},
+        publishes=bool(published(profile)),
     )
 
 
@@ -77,8 +113,10 @@ def _compile_form(schema: dict[str, Any]) -> Form:
         for name, field in sorted(fields.items())
         if isinstance(field, dict) and "default" in field
     }
+    wrong = [(name, one) for name in UNDERSTOOD if name in defaults
+             for one in unfit(name, defaults[name])]  # fmt: skip
     try:
-        return Form(compile_schema(schema), "", defaults)
+        return Form(compile_schema(schema), "", defaults, tuple(wrong))
     except ValueError as error:
         return Form(None, str(error).partition("\n")[0], defaults)
 
@@ -91,6 +129,11 @@ def images(spec: AppVersionSpec) -> tuple[tuple[str, str], ...]:
         found.append((_IMAGE_REF, profile.image_ref))
     for family, image in sorted(profile.variants.items()):
         found.append((f"/spec/runtime_profile/variants/{family}", image))
+    for index, role in enumerate(profile.members):
+        where = f"/spec/runtime_profile/members/{index}"
+        if role.image_ref is not None:
+            found.append((f"{where}/image_ref", role.image_ref))
+        found += [(f"{where}/variants/{f}", image) for f, image in sorted(role.variants.items())]
     return tuple(found)
 
 
@@ -141,6 +184,10 @@ def check_launch_schema(world: World, launches: Mapping[Path, Launch]) -> Findin
         if broken := launches[path].form.broken:
             message = f"launch_parameters is no usable JSON Schema: {broken}"
             yield finding(entry, "invalid_launch_parameters", message, "/spec/launch_parameters")
+        for name, wrong in launches[path].form.unfit:
+            pointer = f"/spec/launch_parameters/properties/{name}/default"
+            message = f"the default can't be carried out: {wrong.message}"
+            yield finding(entry, wrong.code, message, pointer, wrong.hint)
 
 
 def check_promoted_images(world: World) -> Findings:

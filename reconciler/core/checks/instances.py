@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reconciler.core.checks.capacity import Demand, cores_millis, number, whole
+from reconciler.core.checks.capacity import Demand, cores_millis
 from reconciler.core.checks.catalog import ENGINES, Launch, in_canary
-from reconciler.core.checks.packages import PIP_PACKAGES, refused_specs
+from reconciler.core.checks.packages import PIP_PACKAGES, requirement_lines, spec_texts
+from reconciler.core.checks.parameters import CPU_MILLIS_MIN, MEMORY_MIB_MIN, unfit
 from reconciler.core.desired import Policy
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app import AppSpec
@@ -20,7 +21,6 @@ from reconciler.core.kinds.node import NodeSpec
 from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.kinds.tenant import TenantSpec
-from reconciler.core.names import nearest
 from reconciler.core.parse import escape
 from reconciler.core.schema import Finding as Refusal
 from reconciler.core.schema import parameter_problems
@@ -29,13 +29,16 @@ from reconciler.core.world import Entry, Findings, Path, World, finding
 _PARAMETERS = "/spec/parameters"
 _ALLOCATION = "/spec/placement_intent/allocation"
 _VERSION = "/spec/version"
-UNDERSTOOD: Mapping[str, tuple[str, float, float]] = {
-    "cpu_cores": ("a number", 0.01, 65_536),
-    "gpu_count": ("an integer", 0, 1024),
-    "host_port": ("an integer", 1, 65_535),
-    "memory_gib": ("a number", 0.01, 1_048_576),
-}
-"""Parameter → what it must be, least and most. Any other is refused rather than ignored."""
+
+
+class Anchor(NamedTuple):
+    """What further members know of the first one: its version as a whole, how it is launched, and
+    its node.
+    """
+
+    version: AppVersionSpec
+    launch: Launch
+    node: Entry[NodeSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Setting:
     """What all instances of one project, app, version and allocation share, looked up once.
 
     `image` is what the node's accelerator family would run, `standing` the best state in which
-    the project sees that image registered, `policy` what is decided for those without hints.
+    the project sees that image registered, `policy` what is decided for those without hints. For
+    further members `version` and `launch` are those of their role, and `first` is there.
     """
 
     environment: EnvironmentSpec
@@ -59,6 +63,7 @@ class Setting:
     image: str | None
     standing: str
     policy: Policy
+    first: Anchor | None = None
 
 
 class Case(NamedTuple):
@@ -209,7 +214,7 @@ def _minimum(case: Case) -> Findings:
         (asked.memory_mib, profile.min_memory_mib, "MiB of memory", "memory_gib"),
     ):
         if found < wanted:
-            message = f"{case.version.ref} needs {wanted:g} {unit}, {found:g} asked"
+            message = f"{case.version.ref} needs {wanted:.10g} {unit}, {found:.10g} asked"
             yield finding(case.entry, "below_minimum", message, f"{_PARAMETERS}/{name}")
 
 
@@ -217,25 +222,28 @@ def _fits_allocation(case: Case) -> Findings:
     lease, asked = case.allocation.spec, case.demand
     for found, there, unit, name in (
         (asked.gpus, len(lease.gpus), "GPUs", "gpu_count"),
-        (asked.cpu_millis, cores_millis(lease.cpu_cores), "thousandths of a CPU core", "cpu_cores"),
+        (asked.cpu_millis / 1000, cores_millis(lease.cpu_cores) / 1000, "CPU cores", "cpu_cores"),
         (asked.memory_mib, lease.memory_mib, "MiB of memory", "memory_gib"),
     ):
         if found > there:
-            message = f"{found:g} {unit} asked, {case.allocation.ref} has {there:g}"
+            message = f"{found:.10g} {unit} asked, {case.allocation.ref} has {there:.10g}"
             yield finding(case.entry, "exceeds_allocation", message, f"{_PARAMETERS}/{name}")
 
 
 def _parameters_valid(case: Case) -> Findings:
     """By the app's own schema first; what passes it must also be something a launch understands."""
     refused = _refused_parameters(case)
-    hint = f"see launch_parameters of {case.version.ref}"
     for found in refused:
         pointer = _PARAMETERS + found.pointer
-        yield finding(case.entry, found.code, found.message, pointer, found.hint or hint)
+        hint = found.hint or f"see launch_parameters of {case.version.ref}"
+        yield finding(case.entry, found.code, found.message, pointer, hint)
     told = {found.pointer.partition("/")[2].partition("/")[0] for found in refused}
     for name, value in sorted(case.entry.spec.parameters.items()):
-        if escape(name) not in told:
-            yield from _understood(case, name, value)
+        if told and escape(name) in told:
+            continue
+        for code, message, hint, suffix in unfit(name, value):
+            pointer = f"{_PARAMETERS}/{escape(name)}{suffix}"
+            yield finding(case.entry, code, message, pointer, hint)
 
 
 def _refused_parameters(case: Case) -> list[Refusal]:
@@ -246,34 +254,32 @@ def _refused_parameters(case: Case) -> list[Refusal]:
     return parameter_problems(case.version.spec.launch_parameters, parameters)
 
 
-def _understood(case: Case, name: str, value: object) -> Findings:
-    pointer = f"{_PARAMETERS}/{escape(name)}"
-    if name in UNDERSTOOD:
-        kind, least, most = UNDERSTOOD[name]
-        found = number(value) if kind == "a number" else whole(value)
-        if found is None or not least <= found <= most:
-            message = f"{name} must be {kind} from {least:g} to {most:g}"
-            yield finding(case.entry, "invalid_parameter", message, pointer)
-        return
-    refused = list(_refused_packages(case, value)) if name == PIP_PACKAGES else []
-    yield from refused
-    if not refused:
-        near = nearest(name, UNDERSTOOD)
-        hint = f"did you mean {near}?" if near else f"supported: {', '.join(UNDERSTOOD)}"
-        message = f"parameter {name} is not supported yet"
-        yield finding(case.entry, "not_supported_yet", message, pointer, hint)
+def packages_of(case: Case) -> tuple[str, ...]:
+    """pip's requirement lines, in one spelling and order. Most instances have none."""
+    value = case.entry.spec.parameters.get(PIP_PACKAGES)
+    if value is None:
+        value = case.setting.launch.form.defaults.get(PIP_PACKAGES)
+    return requirement_lines(spec_texts(value) or ()) if value else ()
 
 
-def _refused_packages(case: Case, value: object) -> Findings:
-    """A list of requirements, or a text with one a line."""
-    pointer = f"{_PARAMETERS}/{PIP_PACKAGES}"
-    if isinstance(value, str):
-        specs = [line for line in value.splitlines() if line.strip()]
-    else:
-        specs = [str(one) for one in value] if isinstance(value, list) else []
-    for number_of, message, hint in refused_specs(specs):
-        where = pointer if isinstance(value, str) else f"{pointer}/{number_of}"
-        yield finding(case.entry, "pip_spec_refused", message, where, hint)
+def _package_index(case: Case) -> Findings:
+    if case.environment.package_index is None and packages_of(case):
+        message = "packages are asked for, and the environment names no index to take them from"
+        pointer, hint = f"{_PARAMETERS}/{PIP_PACKAGES}", "an admin sets package_index.url there"
+        yield finding(case.entry, "no_package_index", message, pointer, hint)
+
+
+def _holdable(case: Case) -> Findings:
+    """Less is no limit that a node can hold something to. Where it stands, it was not asked for."""
+    asked = case.demand
+    for found, least, what, name in (
+        (asked.cpu_millis / 1000, CPU_MILLIS_MIN / 1000, "CPU cores", "cpu_cores"),
+        (asked.memory_mib, MEMORY_MIB_MIN, "MiB of memory", "memory_gib"),
+    ):
+        if found < least and name not in case.entry.spec.parameters:
+            message = f"{found:g} {what} are no limit that can be held: {least:g} at least"
+            hint = f"state {name}, or raise what {case.version.ref} or {case.allocation.ref} says"
+            yield finding(case.entry, "below_minimum", message, f"{_PARAMETERS}/{name}", hint)
 
 
 def _host_port(case: Case) -> Findings:
@@ -289,7 +295,17 @@ def policy_of(
     requested: Requested | None,
 ) -> Policy:
     """What is effective, by environment and entitlement; hints choose within what is allowed."""
-    (*_, mode), (*_, scope) = _modes(environment, entitlement, requested)
+    defaults, overrides = environment.defaults, entitlement.policy_overrides
+    mode = _effective(
+        requested.operating_mode if requested else None,
+        overrides.allowed_operating_modes if overrides else None,
+        defaults.operating_mode,
+    )
+    scope = _effective(
+        requested.control_plane_scope if requested else None,
+        overrides.allowed_control_plane_scopes if overrides else None,
+        defaults.control_plane_scope,
+    )
     return Policy(
         operating_mode=mode,
         control_plane_scope=scope,
@@ -297,45 +313,37 @@ def policy_of(
         # What several projects share keeps no project apart, whatever the default says.
         tenant_boundary_mode="tenant_shared"
         if mode == "tenant_shared"
-        else environment.defaults.tenant_boundary_mode,
+        else defaults.tenant_boundary_mode,
     )
 
 
-def _modes(
-    environment: EnvironmentSpec, entitlement: EntitlementSpec, requested: Requested | None
-) -> tuple[tuple[str, str, tuple[str, ...], str], ...]:
-    """(field, hint or "", allowed, effective) of the two hints, by policy."""
-    defaults, overrides = environment.defaults, entitlement.policy_overrides
-    rows = (
-        (
-            "operating_mode",
-            requested.operating_mode if requested else None,
-            overrides.allowed_operating_modes if overrides else None,
-            defaults.operating_mode,
-        ),
-        (
-            "control_plane_scope",
-            requested.control_plane_scope if requested else None,
-            overrides.allowed_control_plane_scopes if overrides else None,
-            defaults.control_plane_scope,
-        ),
-    )
-    return tuple(_mode(field, hint, allowed, default) for field, hint, allowed, default in rows)
-
-
-def _mode(
-    field: str, hint: str | None, allowed: tuple[str, ...] | None, default: str
-) -> tuple[str, str, tuple[str, ...], str]:
-    choices: tuple[str, ...] = allowed or (default,)
-    fallback = default if default in choices else choices[0]
-    return field, hint or "", choices, hint if hint in choices else fallback
+def _effective(hint: str | None, allowed: tuple[str, ...] | None, default: str) -> str:
+    choices = allowed or (default,)
+    if hint in choices and hint is not None:
+        return hint
+    return default if default in choices else choices[0]
 
 
 def _hints_allowed(case: Case) -> Findings:
     requested = case.entry.spec.requested
     if requested is None:
         return
-    for field, hint, choices, _ in _modes(case.environment, case.entitlement.spec, requested):
+    defaults, overrides = case.environment.defaults, case.entitlement.spec.policy_overrides
+    for field, hint, allowed, default in (
+        (
+            "operating_mode",
+            requested.operating_mode,
+            overrides.allowed_operating_modes if overrides else None,
+            defaults.operating_mode,
+        ),
+        (
+            "control_plane_scope",
+            requested.control_plane_scope,
+            overrides.allowed_control_plane_scopes if overrides else None,
+            defaults.control_plane_scope,
+        ),
+    ):
+        choices: tuple[str, ...] = allowed or (default,)
         if hint and hint not in choices:
             message = f"{field} {hint} is not allowed for project {'/'.join(case.owner)}"
             advice = f"allowed: {', '.join(choices)}; {case.entitlement.ref} may allow more"
@@ -377,6 +385,8 @@ OWN_CHECKS: tuple[Check, ...] = (
     _minimum,
     _fits_allocation,
     _parameters_valid,
+    _package_index,
+    _holdable,
     _host_port,
     _hints_allowed,
     _attached,

@@ -14,7 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from reconciler.core.checks import capacity, catalog, graph, packages, platform, references, terms
+from reconciler.core.checks import (
+    capacity,
+    catalog,
+    graph,
+    members,
+    packages,
+    platform,
+    references,
+    secret_files,
+    terms,
+)
 from reconciler.core.names import ObjectRef
 from reconciler.core.world import Finding, Findings, World
 
@@ -51,6 +61,9 @@ WORLD_CHECKS: tuple[WorldCheck, ...] = (
     WorldCheck("dependencies", graph.check_dependencies, _INSTANCES),
     WorldCheck("moves", graph.check_moves, _INSTANCES),
     WorldCheck("runtime kind", catalog.check_runtime_kind, alone=True),
+    WorldCheck("roles of members", members.check_roles, alone=True),
+    WorldCheck("addresses of nodes", members.check_addresses, frozenset(("Node",))),
+    WorldCheck("secrets", secret_files.check_secrets, alone=True),
     WorldCheck("promoted images", catalog.check_promoted_images, _CATALOG),
     WorldCheck("GPUs of leases", capacity.check_lease_gpus, _LEASES),
     WorldCheck("GPUs leased once", capacity.check_gpu_leased_once, _LEASES),
