@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from reconciler.cli.common import (
@@ -25,7 +26,8 @@ from reconciler.core.accept import AcceptedState, accept
 from reconciler.core.desired import StateObject
 from reconciler.core.doubt import former_of
 from reconciler.core.forms import parse_accepted
-from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key
+from reconciler.core.health import Health, told_health
+from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key, member_key
 from reconciler.core.plan import Plan
 from reconciler.core.printable import printable
 from reconciler.core.records import Accepted, InstanceRecord, State
@@ -36,25 +38,20 @@ from reconciler.errors import GpuaasError, Refused
 from reconciler.observe import see_nodes
 from reconciler.ports import Ports
 from reconciler.settings import Settings
-from reconciler.use_cases.explain import (
-    UNKNOWN,
-    Explanation,
-    Live,
-    Row,
-    Subject,
-    chosen,
-)
-from reconciler.use_cases.explain import (
-    explain as explained,
-)
-from reconciler.use_cases.history import Commits, no_such, parse_target
+from reconciler.use_cases.explain import Explanation, chosen
+from reconciler.use_cases.explain import explain as explained
+from reconciler.use_cases.explained_fields import UNKNOWN, Live, Row, Subject
+from reconciler.use_cases.history import Commits, member_of_target, no_such, parse_target
 from reconciler.views.changes import Line
 from reconciler.views.explained import explanation_document, signer_text
+from reconciler.views.failure_words import page_of, words_of
 from reconciler.views.plan_words import verb_of
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.history import local_history, mirrored_history, ports_if_any
 
 _DEPENDENTS_SHOWN_MAX = 12
+_COLUMNS = ("FIELD", "DESIRED", "OBSERVED", "CAUSE", "COMMIT")
+_WIDE_COLUMNS = 160
 
 
 @click.command(epilog="Exit codes: 0 as asked, 1 an error or nothing of that name.")
@@ -66,15 +63,17 @@ _DEPENDENTS_SHOWN_MAX = 12
 def explain(target: str, field: str | None, ref: str | None, output: str, **given: Any) -> int:
     """Show why an OBJECT is as it is: field, desired, observed, cause, commit, signer.
 
-    OBJECT is Kind/scope/name, or tenant/project/name for an instance; FIELD is one of the table,
-    or any field of the manifest (spec.parameters.gpu_count). Where the control plane keeps its
-    state, what is accepted and what nodes report is taken from there; without, the state repo is
-    read alone. Signatures are seen, not checked. Changes nothing.
+    OBJECT is Kind/scope/name, or tenant/project/name for an instance, tenant/project/name.member
+    for a further member of one; FIELD is one of the table, or any field of the manifest
+    (spec.parameters.gpu_count). Where the control plane keeps its state, what is accepted and what
+    nodes report is taken from there; without, the state repo is read alone. Signatures are seen,
+    not checked. Changes nothing.
 
     \b
     Examples:
       gpuaas explain acme/research/hello
       gpuaas explain acme/research/hello memory
+      gpuaas explain acme/research/batch.w1 node
       gpuaas explain Node/gpu-1 --format json | jq .instances
     """
     wanted_ref = parse_target(target)
@@ -83,7 +82,7 @@ def explain(target: str, field: str | None, ref: str | None, output: str, **give
     asked = given.get("state_dir") is not None
     with ports_if_any(settings, wanted=asked) as ports:
         view = _live(ports, settings, ref) if ports else _alone(settings, ref)
-        subject = view.subject(wanted_ref)
+        subject = view.subject(wanted_ref, member_of_target(target, wanted_ref))
     if wanted_ref not in subject.objects and view.commits.form(wanted_ref, view.head) is None:
         found = _leaving(wanted_ref, subject, view)
     else:
@@ -95,7 +94,7 @@ def explain(target: str, field: str | None, ref: str | None, output: str, **give
     else:
         print_lines(_head(found, view))
         if found.rows:
-            out().print(_table(found.rows))
+            _print_rows(out(), found.rows)
         print_lines(_users(found) if not field else [])
     return EXIT_OK
 
@@ -110,13 +109,14 @@ class _View:
     notes: tuple[str, ...] = ()
     live: _Seen | None = None
 
-    def subject(self, ref: ObjectRef) -> Subject:
+    def subject(self, ref: ObjectRef, member: str = "") -> Subject:
         objects = _objects(self.state)
         if self.live is None:
-            return Subject(objects, self.state, alone=True)
+            return Subject(objects, self.state, alone=True, member=member)
         key = instance_key(ref)
+        key = member_key(key, member) if member else key
         target = self.live.desired.targets.get(key)
-        return Subject(objects, self.state, target, self.live.of(ref, key))
+        return Subject(objects, self.state, target, self.live.of(ref, key), member=member)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class _Seen:
     records: Any
 
     def of(self, ref: ObjectRef, key: InstanceKey) -> Live:
-        says, why = _said(self.plan, ref, key)
+        record: InstanceRecord | None = self.records.get(key)
+        says, why = _said(self.plan, ref, key, record.node if record else "")
         if ref.kind != "AppInstance":
             return Live(says=says)
-        record: InstanceRecord | None = self.records.get(key)
         target = self.desired.targets.get(key)
         node = record.node if record else target.instance.node if target else ""
         report = self.observed.workload(node, key)
-        state = () if record is None else (_state(record),)
+        state = () if record is None else _state(record)
         why = why or (record.reason if record else "")
         return Live(record, report, (*state, *says), why)
 
@@ -207,8 +207,8 @@ def _alike(subject: Subject, ref: ObjectRef) -> list[ObjectRef | str]:
     return [one for one in subject.objects if one.kind == ref.kind]
 
 
-def _said(plan: Plan, ref: ObjectRef, key: InstanceKey) -> tuple[tuple[str, ...], str]:
-    """What the plan says of an object, in sentences, and why it is not as desired, in short."""
+def _said(plan: Plan, ref: ObjectRef, key: InstanceKey, node: str) -> tuple[tuple[str, ...], str]:
+    """What the plan says of an object and its node, in sentences, and why it is not as desired."""
     says: list[str] = []
     why = ""
     actions = plan.actions if ref.kind == "AppInstance" else ()
@@ -224,17 +224,27 @@ def _said(plan: Plan, ref: ObjectRef, key: InstanceKey) -> tuple[tuple[str, ...]
             says.append(f"under way: {item.code}: {item.message}")
             why = f"under way: {item.code}"
     for finding in plan.findings:
-        if finding.object == str(ref):
+        if finding.object in (str(ref), f"AppInstance/{key}", f"Node/{node}"):
             hint = f" ({finding.hint})" if finding.hint else ""
             says.append(f"{finding.code}: {finding.message}{hint}")
             why = why or finding.code
     return tuple(says or ["plan: nothing to do"]), why
 
 
-def _state(record: InstanceRecord) -> str:
+def _state(record: InstanceRecord) -> tuple[str, ...]:
+    """Where it stands in its life, how well it is, and what its last failure means."""
     reason = f", {record.reason}: {record.message}" if record.reason else ""
+    members = next((c.message for c in record.conditions if c.type == "MembersReady"), "")
+    reason += f"; {members}" if members else ""
     since = f" since {time_text(record.since_ms)}" if record.since_ms else ""
-    return f"state: {record.state.value}{since}, operation {record.epoch}{reason}"
+    lines = [f"state: {record.state.value}{since}, operation {record.epoch}{reason}"]
+    seen, words = told_health(record), words_of(record.reason)
+    if seen.health not in (Health.READY, Health.STOPPED) and seen.since_ms:
+        why = f", {seen.why}" if seen.why else ""
+        lines.append(f"health: {seen.health.value} since {time_text(seen.since_ms)}{why}")
+    if words is not None:
+        lines.append(f"{record.reason}: {words.means}; {words.do} ({page_of(record.reason)})")
+    return tuple(lines)
 
 
 def _head(found: Explanation, view: _View) -> Iterator[Line]:
@@ -259,21 +269,32 @@ def _accepted(found: Explanation) -> Line:
     return Line(f"{form}; {found.head[:12]} says otherwise, and that is not accepted", "problem")
 
 
-def _table(rows: tuple[Row, ...]) -> Table:
+def _print_rows(console: Console, rows: tuple[Row, ...]) -> None:
+    """The table; where it would get narrow, each commit's signer stands once, below it."""
+    wide = console.width >= _WIDE_COLUMNS
+    console.print(_table(rows, wide))
+    if wide:
+        return
+    signers = {row.commit.revision: signer_text(row) for row in rows if row.commit}
+    for revision, signer in signers.items():
+        console.print(f"commit {revision[:12]}  {printable(signer)}", style="dim", markup=False)
+
+
+def _table(rows: tuple[Row, ...], wide: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("FIELD", "DESIRED", "OBSERVED", "CAUSE", "COMMIT", "SIGNER"):
-        table.add_column(column, overflow="fold")
+    for column in (*_COLUMNS, *(["SIGNER"] if wide else [])):
+        table.add_column(column, overflow="fold", no_wrap=column in ("FIELD", "COMMIT"))
     for row in rows:
         seen = (row.observed or "").partition(UNKNOWN)
         text = "unknown" if seen[1] else seen[0]
-        table.add_row(
+        cells = [
             cell(row.field, "bold"),
             cell(row.desired),
             cell(f"≠ {text}" if row.differs else text, "yellow" if row.differs else ""),
             cell(row.deciding.cause),
             cell(row.commit.revision[:12] if row.commit else ""),
-            cell(signer_text(row)),
-        )
+        ]
+        table.add_row(*cells, *([cell(signer_text(row))] if wide else []))
     return table
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
 from keyword import iskeyword
+from typing import NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
-from reconciler.cli.common import EXIT_ERROR, err
+from reconciler.cli.common import EXIT_ERROR, EXIT_OK, err
+from reconciler.cli.log_on_demand import log_on_demand
 from reconciler.collector import without_collector
 from reconciler.core.names import nearest
 from reconciler.errors import GpuaasError
 
 # Each command is imported when it is asked for, so that `validate` starts without the server.
 COMMANDS = {
+    "access": "Show how to reach an instance, and its secrets for who asks for them.",
     "apply": "Converge now, or carry out a saved plan, and wait for it.",
     "completion": "Print the completion script for a shell.",
     "demo": "Launch, upgrade, roll back and remove an app on this machine.",
@@ -31,11 +35,12 @@ COMMANDS = {
     "run": "Run the control plane.",
     "snapshot": "Export what is observed, signed and redacted, to plan offline with.",
     "status": "Show instances, nodes and what the last pass found.",
+    "timeline": "Show an instance's life: what happened, how long it took, by which commit.",
     "validate": "Check a state repo.",
     "webhook": "Show the secret that a forge signs its webhooks with.",
 }
-LOG_NOTHING = frozenset({"completion", "validate"})
-"""What they do has no line for the log; to load the library would be a tenth of a check."""
+LOG_MUCH = frozenset({"apply", "run"})
+"""What runs a control plane logs as it goes; the rest has a line for the log now and then."""
 
 
 class Commands(click.Group):
@@ -94,12 +99,13 @@ def gpuaas(context: click.Context, log_level: str | None) -> None:
       gpuaas run --repo ssh://git@forge/state.git --environment prod
       gpuaas status --wait
     """
-    if context.invoked_subcommand in LOG_NOTHING:
+    level = log_level or ("info" if context.invoked_subcommand == "run" else "warning")
+    if context.invoked_subcommand not in LOG_MUCH:
+        log_on_demand(level)
         return
     from reconciler.logs import configure_logging  # noqa: PLC0415
 
-    calm = "info" if context.invoked_subcommand == "run" else "warning"
-    configure_logging(log_level or calm)
+    configure_logging(level)
 
 
 def _unknown(name: str) -> str:
@@ -109,8 +115,11 @@ def _unknown(name: str) -> str:
 
 def main() -> None:
     """Entry point. Every known error is one line on standard error and exit code 1."""
+    # Nobody plugs into our models; to look for who might reads what every package says of itself.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    kept: list[object] = []
     try:
-        code = gpuaas.main(standalone_mode=False)
+        code = gpuaas.main(standalone_mode=False, obj=kept)
     except click.exceptions.Abort:
         err().print("interrupted")
         code = EXIT_ERROR
@@ -122,6 +131,19 @@ def main() -> None:
         code = EXIT_ERROR
     except BrokenPipeError:
         code = EXIT_ERROR
+    code = code if isinstance(code, int) else EXIT_OK
+    if kept:
+        _leave(code)
     # The process ends: to look for garbage in all that it holds would only take time.
     gc.freeze()
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process as it is: to take apart what it holds takes a tenth of a large check."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = EXIT_ERROR
+    os._exit(code)

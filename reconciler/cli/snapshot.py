@@ -13,8 +13,8 @@ from reconciler.cli.common import (
     err,
     load_settings,
     settings_options,
+    write_file,
 )
-from reconciler.cli.plan import write_file
 from reconciler.use_cases import snapshot as snapshots
 from reconciler.wiring.ports import open_ports
 

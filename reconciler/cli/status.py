@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reconciler.cli.common import (
     EXIT_CHANGES,
@@ -27,8 +28,10 @@ from reconciler.cli.common import (
 from reconciler.cli.events import event_line
 from reconciler.core.names import InstanceKey, nearest
 from reconciler.core.records import NumberedEvent
+from reconciler.core.times import time_text
 from reconciler.errors import Refused
 from reconciler.ports import Ports
+from reconciler.views.failure_words import page_of, words_of
 from reconciler.views.findings import place_of, said_once
 from reconciler.views.read_models import event_document, status_document
 from reconciler.wiring.ports import open_ports
@@ -40,13 +43,16 @@ _PASS_OVERDUE_S = 60
 _SILENT_S = 20
 """Longer than it takes from one pass to the next."""
 _IS_IT_RUNNING = "Is `gpuaas run` running? Its log says why."
-_WRAPPED = ("NOTE", "ENGINES")
+_FIRST = ("INSTANCE", "STATE", "HEALTH", "VERSION")
+_PLACE = ("NODE", "ENDPOINT")
+_NOTE_COLUMNS_MIN = 40
 _STATE_STYLES = {
     "running": "green",
     "failed": "red",
     "stopped": "dim",
     "decommissioned": "dim",
 }
+_HEALTH_STYLES = {"ready": "green", "failed": "red", "stuck": "red", "stopped": "dim"}
 
 
 @click.command(
@@ -127,10 +133,13 @@ def _one(
         hint = f"did you mean {near}?" if near else "see gpuaas status --all"
         raise Refused("no_such_instance", f"no instance {name}", hint=hint)
     last = events[-_EVENTS_SHOWN:]
+    members = [one for one in document["instances"] if one["member_of"] == name]
+    members = [one for one in members if one["state"] != "decommissioned"]
     if output == "json":
-        print_json({**found[name], "events": [event_document(event) for event in last]})
+        told = [event_document(event) for event in last]
+        print_json({**found[name], "members": members, "events": told})
     else:
-        print_instance(out(), found[name], last)
+        print_instance(out(), found[name], last, members)
         print_pass(out(), about(found[name], document["last_pass"]))
     return EXIT_OK
 
@@ -139,7 +148,7 @@ def about(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> Mapping[str
     """The last pass with those of its findings that speak of this instance, its file or node."""
     if last is None:
         return None
-    file = f"tenants/{one['tenant']}/projects/{one['project']}/instances/{one['name']}."
+    file = f"tenants/{one['tenant']}/projects/{one['project']}/instances/{_declared(one)}."
     objects = (f"AppInstance/{one['instance']}", f"Node/{one['node']}")
     mine = [
         finding
@@ -149,14 +158,25 @@ def about(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> Mapping[str
     return {**last, "findings": mine}
 
 
+def _declared(one: Mapping[str, Any]) -> str:
+    """The name its manifest has: that of its instance, for a further member."""
+    return str(one["name"]).partition(".")[0]
+
+
 def print_instance(
-    console: Console, one: Mapping[str, Any], events: Sequence[NumberedEvent]
+    console: Console,
+    one: Mapping[str, Any],
+    events: Sequence[NumberedEvent],
+    members: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """One instance for people: where it stands, why, how to reach it, what happened last."""
     wanted, runs = _versions(one)
     rows = {
         "instance": one["instance"],
+        "member of": one["member_of"],
+        "role": one["role"],
         "state": shown_state(one),
+        "health": _health(one),
         "wanted": wanted,
         "runs": runs,
         "before": one["previous_version"],
@@ -174,8 +194,19 @@ def print_instance(
         text = f"{condition['type']}: {condition['status']} {condition['reason']}"
         style = "green" if condition["status"] == "True" else "yellow"
         console.print(f"{text}  {condition['message']}".rstrip(), style=style, markup=False)
+    words = words_of(one["reason"])
+    if words is not None:
+        console.print(f"{one['reason']}: {words.means}. Do: {words.do}", style="yellow")
+        console.print(f"  see {page_of(one['reason'])}", style="dim", markup=False)
+    if members:
+        print_instances(console, {"instances": members})
     for event in events:
         console.print(event_line(event), style="dim", markup=False)
+
+
+def _health(one: Mapping[str, Any]) -> str:
+    since = f" since {time_text(one['health_since_ms'])}" if one["health_since_ms"] else ""
+    return f"{one['health']}{since}" if one["health"] else ""
 
 
 def _versions(one: Mapping[str, Any]) -> tuple[str, str]:
@@ -186,12 +217,18 @@ def _versions(one: Mapping[str, Any]) -> tuple[str, str]:
         return "nothing", f"nothing, was {runs}" if one["applied_version"] else "nothing"
     if one["state"] == "decommissioning":
         wanted = "nothing, it is being removed"
-    return wanted, runs if one["applied_version"] else "nothing yet"
+    if not one["applied_version"]:
+        return wanted, "nothing yet"
+    if one["health"] == "failed":
+        return wanted, f"nothing that is ready, last was {runs}"
+    if one["health"] == "unknown":
+        return wanted, f"nobody can look now, last was {runs}"
+    return wanted, f"nothing, last was {runs}" if shown_state(one) == "stopped" else runs
 
 
 def print_status(console: Console, document: Mapping[str, Any]) -> None:
     """The tables people see."""
-    console.print(instances_table(document))
+    print_instances(console, document)
     console.print()
     console.print(nodes_table(document))
     console.print()
@@ -231,24 +268,73 @@ def shown_state(one: Mapping[str, Any]) -> str:
     return "stopped" if stopped and one["state"] == "running" else str(one["state"])
 
 
-def instances_table(document: Mapping[str, Any]) -> Table:
-    columns = ("INSTANCE", "STATE", "READY", "VERSION", "DIGEST", "NODE", "ENDPOINT", "NOTE")
-    table = _table(columns)
+def print_instances(console: Console, document: Mapping[str, Any]) -> None:
+    """A row each. Where that does not fit, digests are left out and notes come below: nothing
+    that says how an instance is may be cut.
+    """
+    rows = [*_rows(document)]
+    table = _instances_table(rows, (*_FIRST, "DIGEST", *_PLACE, "NOTE"))
+    if _width(rows) <= console.width:
+        console.print(table)
+        return
+    console.print(_instances_table(rows, (*_FIRST, *_PLACE), wrapped=("INSTANCE", *_PLACE)))
+    for row in rows:
+        if row["NOTE"]:
+            text = f"  {row['INSTANCE'].plain.strip()}: {row['NOTE'].plain}"
+            console.print(text, style="yellow", markup=False)
+
+
+def _width(rows: Sequence[Mapping[str, Text]]) -> int:
+    """How wide all columns are, with room for a note that is wrapped."""
+    columns = (*_FIRST, "DIGEST", *_PLACE, "NOTE")
+    widths = {c: max((len(c), *(row[c].cell_len for row in rows))) for c in columns}
+    widths["NOTE"] = min(widths["NOTE"], _NOTE_COLUMNS_MIN)
+    return sum(widths.values()) + len("   ") * (len(columns) - 1)
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[dict[str, Text]]:
     told = _Told((document.get("last_pass") or {}).get("findings", ()))
+    shown: set[str] = set()
     for one in document["instances"]:
-        ready = _condition(one, "Ready")
-        endpoints = (f"http://{e['host_ip']}:{e['host_port']}" for e in one["endpoints"])
-        table.add_row(
-            cell(one["instance"]),
-            cell(shown_state(one), _STATE_STYLES.get(shown_state(one), "yellow")),
-            cell(ready["status"] if ready else ""),
-            cell(one["applied_version"] or one["target_version"]),
-            cell((one["applied_digest"] or one["target_digest"])[7:19]),
-            cell(one["node"]),
-            cell(" ".join(endpoints)),
-            cell(_note(one, told)),
-        )
+        shown.add(one["instance"])
+        endpoints = (_endpoint(endpoint) for endpoint in one["endpoints"])
+        yield {
+            "INSTANCE": cell(_shown_name(one, shown)),
+            "STATE": cell(shown_state(one), _STATE_STYLES.get(shown_state(one), "yellow")),
+            "HEALTH": cell(one["health"], _HEALTH_STYLES.get(one["health"], "yellow")),
+            "VERSION": cell(one["applied_version"] or one["target_version"]),
+            "DIGEST": cell((one["applied_digest"] or one["target_digest"])[7:19]),
+            "NODE": cell(one["node"]),
+            "ENDPOINT": cell(" ".join(endpoints)),
+            "NOTE": cell(_note(one, told)),
+        }
+
+
+def _instances_table(
+    rows: Iterable[Mapping[str, Text]],
+    columns: tuple[str, ...],
+    wrapped: tuple[str, ...] = ("NOTE",),
+) -> Table:
+    table = _table(columns, wrapped)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     return table
+
+
+def _endpoint(endpoint: Mapping[str, Any]) -> str:
+    """What is on loopback is for a browser, through a tunnel; all else is for other members."""
+    host, port = endpoint["host_ip"], endpoint["host_port"]
+    if host == "127.0.0.1":
+        return f"http://{host}:{port}"
+    return f"{endpoint['name']} at " + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _shown_name(one: Mapping[str, Any], above: Collection[str]) -> str:
+    """A further member is indented below its instance."""
+    if not one["member"]:
+        return str(one["instance"])
+    name = one["name"] if one["member_of"] in above else one["instance"]
+    return f"{'  ' if one['member_of'] in above else ''}{name} ({one['role']})"
 
 
 class _Told:
@@ -266,17 +352,34 @@ class _Told:
 
 def _note(one: Mapping[str, Any], told: _Told) -> str:
     """Why it is not as wanted, or not ready, or else what is wrong with its newest form."""
-    for name in ("Converged", "Ready"):
-        condition = _condition(one, name)
-        if condition and condition["status"] != "True":
-            under_way = condition["reason"] == "Progressing" and condition["message"]
-            words = ("" if under_way else _code(condition["reason"]), condition["message"])
-            if words in told.words:
-                return f"{words[0]}, see below"
-            return ": ".join(word for word in words if word)
+    members = _condition(one, "MembersReady")
+    about = _own_note(one, told)
+    return "; ".join(part for part in (members["message"] if members else "", about) if part)
+
+
+def _own_note(one: Mapping[str, Any], told: _Told) -> str:
+    converged, ready = _condition(one, "Converged"), _condition(one, "Ready")
+    open_ones = [c for c in (converged, ready) if c and c["status"] != "True"]
+    # What is under way on a node that nobody can look at: both say something.
+    blind = open_ones[1:] and open_ones[1]["status"] == "Unknown" and _is_moving(open_ones[0])
+    if open_ones:
+        return "; ".join(_said(c, one, told) for c in open_ones[: 2 if blind else 1])
     file = f"tenants/{one['tenant']}/projects/{one['project']}/instances/{one['name']}"
-    code = told.codes.get(file) or told.codes.get(f"AppInstance/{one['instance']}")
-    return f"{code}, see below" if code else ""
+    found = told.codes.get(f"AppInstance/{one['instance']}") or told.codes.get(file)
+    return f"{found}, see below" if found else ""
+
+
+def _is_moving(condition: Mapping[str, Any]) -> bool:
+    return bool(condition["reason"] == "Progressing")
+
+
+def _said(condition: Mapping[str, Any], one: Mapping[str, Any], told: _Told) -> str:
+    code, message = _code(condition["reason"]), condition["message"]
+    if (code, message) in told.words:
+        return f"{code}, see below"
+    # How far it is says more than that it is under way; health has a column of its own.
+    plain = message and code in ("progressing", one["health"])
+    return ": ".join(filter(None, ("" if plain else code, message)))
 
 
 def _condition(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
@@ -289,7 +392,8 @@ def _code(reason: str) -> str:
 
 
 def nodes_table(document: Mapping[str, Any]) -> Table:
-    table = _table(("NODE", "STATE", "AGENT", "ENGINES", "GPUS", "CPUS", "MEMORY", "LAST REPORT"))
+    columns = ("NODE", "STATE", "AGENT", "ENGINES", "GPUS", "CPUS", "MEMORY", "LAST REPORT")
+    table = _table(columns, ("NODE", "ENGINES"))
     for one in document["nodes"]:
         age = one["report_age_ms"]
         table.add_row(
@@ -305,8 +409,8 @@ def nodes_table(document: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(columns: tuple[str, ...]) -> Table:
+def _table(columns: tuple[str, ...], wrapped: tuple[str, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column not in _WRAPPED)
+        table.add_column(column, overflow="fold", no_wrap=column not in wrapped)
     return table

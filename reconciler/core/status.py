@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from node_agent.wire import Phase, WorkloadReport
-from reconciler.core.actions import Action, Move, subject_of
+from reconciler.core.actions import Action, Held, subject_of
 from reconciler.core.desired import Desired
-from reconciler.core.names import InstanceKey
-from reconciler.core.observed import Observed, Seen, Unknown
+from reconciler.core.health import READY, Health, HealthSeen
+from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.plan import Finding, Plan, Waiting
 from reconciler.core.records import Condition, InstanceRecord, State
+from reconciler.core.times import time_text
 
 Truth = Literal["True", "False", "Unknown"]
+_NAMES_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -30,38 +31,105 @@ class Judgement:
 def with_conditions(
     records: Mapping[InstanceKey, InstanceRecord],
     desired: Desired,
-    observed: Observed,
+    healths: Mapping[InstanceKey, HealthSeen],
     plan: Plan,
     now_ms: int,
 ) -> dict[InstanceKey, InstanceRecord]:
     """Every record with its conditions of now; `last_transition_ms` moves with the status only."""
     actions = {subject_of(action): action for action in plan.actions}
     actions |= {action.instance: action for action in plan.actions}
-    moved = {a.instance: a.moved_from for a in plan.ready if isinstance(a, Move)}
     waiting = {item.instance: item for item in plan.waiting}
     findings = {f.object.partition("/")[2]: f for f in plan.stalled}
+    members = _members(records, desired, healths)
+    told = actions.keys() | waiting.keys() | findings.keys() | desired.held.keys() | members.keys()
     result = {}
     for key, record in sorted(records.items()):
+        if healths[key] is READY and key not in told and _is_calm(record):
+            result[key] = record
+            continue
         judgements = (
-            _ready(record, observed.workload(record.node, moved.get(key, key))),
+            _ready(record, healths[key]),
             _converged(key, record, desired, actions.get(key), waiting.get(key), findings.get(key)),
+            *members.get(key, ()),
         )
         now = tuple(_stamp(j, record, desired.revision, now_ms) for j in judgements)
         result[key] = record if now == record.conditions else replace(record, conditions=now)
     return result
 
 
-def _ready(record: InstanceRecord, seen: Seen[WorkloadReport | None]) -> Judgement:
+_CALM = (("Ready", "True", "Ready", ""), ("Converged", "True", "AsDesired", ""))
+
+
+def _is_calm(record: InstanceRecord) -> bool:
+    """Whether it runs, and was already told to be ready and as desired: most of a fleet is."""
+    known = tuple((c.type, c.status, c.reason, c.message) for c in record.conditions)
+    return record.state is State.RUNNING and known == _CALM
+
+
+def _ready(record: InstanceRecord, seen: HealthSeen) -> Judgement:
+    """Its reason is the health; what nobody can see has the code of why instead."""
     if record.state is State.DECOMMISSIONED:
-        return Judgement("Ready", "False", "Decommissioned", record.message)
-    if isinstance(seen, Unknown):
-        return Judgement("Ready", "Unknown", _camel(seen.code), seen.reason)
-    report = seen.value
-    if report is None:
-        return Judgement("Ready", "False", "NotOnNode", "its node does not have it")
-    if report.phase is Phase.READY or (report.retained and report.phase is Phase.FAILED):
-        return Judgement("Ready", "True", "Ready", "")
-    return Judgement("Ready", "False", _camel(report.phase.value), report.message)
+        return Judgement("Ready", "False", "Decommissioned", seen.why)
+    if seen.health is Health.UNKNOWN:
+        return Judgement("Ready", "Unknown", _camel(seen.code), seen.why)
+    truth: Truth = "True" if seen.health is Health.READY else "False"
+    return Judgement("Ready", truth, _camel(seen.health.value), seen.why)
+
+
+def _members(
+    records: Mapping[InstanceKey, InstanceRecord],
+    desired: Desired,
+    healths: Mapping[InstanceKey, HealthSeen],
+) -> dict[InstanceKey, tuple[Judgement, ...]]:
+    """Of each instance with further members, whether all of them are ready, the first included."""
+    further: dict[InstanceKey, set[InstanceKey]] = {}
+    for key in (*records, *desired.targets):
+        if "." in key:
+            further.setdefault(instance_of(key), set()).add(key)
+    judged: dict[InstanceKey, tuple[Judgement, ...]] = {}
+    for of, keys in further.items():
+        record = records.get(of)
+        if record is None or record.state is State.DECOMMISSIONED:
+            continue
+        wanted = keys & desired.targets.keys() if of in desired.targets else keys & records.keys()
+        there = sorted(key for key in wanted if _stays(records.get(key)))
+        if there:
+            judged[of] = (_members_ready((of, *there), records, healths),)
+    return judged
+
+
+def _stays(record: InstanceRecord | None) -> bool:
+    """Whether a member counts: what was to go and is gone does not, what is yet to come does."""
+    return record is None or record.state is not State.DECOMMISSIONED
+
+
+def _members_ready(
+    keys: Sequence[InstanceKey],
+    records: Mapping[InstanceKey, InstanceRecord],
+    healths: Mapping[InstanceKey, HealthSeen],
+) -> Judgement:
+    seen = {key: healths.get(key) for key in keys}
+    missing = [
+        f"{member_name(key) or records[key].role} {_how(one)}"
+        for key, one in seen.items()
+        if one is None or one.health is not Health.READY
+    ]
+    count = f"{len(keys) - len(missing)}/{len(keys)} members ready"
+    if not missing:
+        return Judgement("MembersReady", "True", "AllReady", count)
+    kinds = {one.health if one else None for one in seen.values()} - {Health.READY}
+    if kinds == {Health.STOPPED}:
+        return Judgement("MembersReady", "False", "Stopped", count)
+    more = f" and {len(missing) - _NAMES_MAX} more" if len(missing) > _NAMES_MAX else ""
+    said = f"{count}: {', '.join(missing[:_NAMES_MAX])}{more}"
+    truth: Truth = "Unknown" if kinds == {Health.UNKNOWN} else "False"
+    return Judgement("MembersReady", truth, "NotAllReady", said)
+
+
+def _how(seen: HealthSeen | None) -> str:
+    if seen is None:
+        return "is not there yet"
+    return f"is {seen.health.value}" + (f" ({seen.code})" if seen.code else "")
 
 
 def _converged(
@@ -77,7 +145,7 @@ def _converged(
     if finding is not None:
         return Judgement("Converged", "False", _camel(finding.code), finding.message)
     if action is not None and action.held is not None:
-        return Judgement("Converged", "False", _camel(action.held.code), action.held.message)
+        return Judgement("Converged", "False", _camel(action.held.code), _held_words(action.held))
     if action is not None or record.state in _MOVING:
         message = waiting.message if waiting else (action.reason if action else "")
         return Judgement("Converged", "False", "Progressing", message)
@@ -86,6 +154,15 @@ def _converged(
     if record.state is State.FAILED:
         return Judgement("Converged", "False", _camel(record.reason or "failed"), record.message)
     return Judgement("Converged", "True", "AsDesired", "")
+
+
+def _held_words(held: Held) -> str:
+    """Why it is held, and for what failed also when it is tried again."""
+    if held.code == "backing_off" and held.until_ms is not None:
+        return f"{held.message}, at {time_text(held.until_ms)}"
+    if held.code == "task_refused" and held.until_ms is not None:
+        return f"{held.message}; asked again at {time_text(held.until_ms)}"
+    return held.message
 
 
 _MOVING = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK, State.DECOMMISSIONING)

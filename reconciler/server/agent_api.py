@@ -1,20 +1,22 @@
-"""What node agents call: join, report, poll for tasks.
+"""What node agents call: join, report, poll for tasks, ask for secrets.
 
 Rules:
-- A report or a poll is believed by its signature alone; the key tells which node speaks.
+- What an agent sends is believed by its signature alone; the key tells which node speaks.
 - A join token is known here by its hash only. It is spent in the transaction that enrols the node.
-- A report counts once and fresh. Tasks leave as the stored, signed envelopes, never rebuilt.
+- A report counts once and fresh, and so does a request for secrets. Tasks leave as the stored,
+  signed envelopes, never rebuilt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import math
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -27,11 +29,14 @@ from node_agent.wire import (
     MESSAGE_BYTES_MAX,
     POLL_TYPE,
     REPORT_TYPE,
+    SECRETS_REQUEST_TYPE,
     JoinReply,
     JoinRequest,
+    Phase,
     Poll,
     PollReply,
     Report,
+    SecretsRequest,
     VerifierKey,
 )
 from reconciler.core.names import NAME
@@ -39,6 +44,7 @@ from reconciler.core.records import EnrolledNode, Intent
 from reconciler.errors import Refused
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, first_problem, read_body
+from reconciler.server.instance_secrets import InstanceSecrets, Once
 
 _SMALL_BYTES_MAX = 64 * 1024
 _SIGNERS_MAX = 4
@@ -46,12 +52,13 @@ _NUMBER_MAX = 2**63 - 1
 _UNCHECKED_SEQ_MAX = 2**53
 """Task numbers up to here are taken on an agent's word alone: our store may have been lost. They
 leave room for more tasks than there will ever be."""
+_PORT_MAX = 65_535
 _ITEMS_MAX = 10_000
 _TEXT_LENGTH_MAX = 4_000
 _ADDRESSES_MAX = 10_000
 _POLLS_PER_RECHECK = 100
 
-M = TypeVar("M", Report, Poll)
+M = TypeVar("M", Report, Poll, SecretsRequest)
 
 
 class FailureLimit:
@@ -82,24 +89,48 @@ class FailureLimit:
             self._failures[address].pop()
 
 
+PROGRESS_WAITS_S = 1.0
+_UNDER_WAY = (Phase.PENDING.value, Phase.PULLING.value, Phase.STARTING.value)
+
+
 class News:
-    """Tells a report that says something new from a heartbeat that repeats the one before.
+    """Tells a report that says something new from a heartbeat that repeats the one before, and
+    from one that says how far something got: that decides nothing, and comes when a node is busy.
 
     What a heartbeat proves, that the node is there, is read from the store when it is needed.
     """
 
     def __init__(self, silence_ms: int) -> None:
         self._silence_ms = silence_ms
-        self._last: dict[str, tuple[bytes, int]] = {}
+        self._last: dict[str, tuple[bytes, bytes, int]] = {}
 
-    def is_in(self, report: Report, now_ms: int) -> bool:
-        said = report.model_dump_json(
-            include={"agent_version", "complete", "workloads", "strays", "acks", "refusal"}
+    def wake_after_s(self, report: Report, now_ms: int) -> float | None:
+        """How soon a pass should look at it; None for one that needs none."""
+        said = report.model_dump(
+            mode="json", include={"agent_version", "complete", "workloads", "strays", "refusal"}
         )
-        gist = hashlib.sha256(said.encode()).digest()
-        before, at_ms = self._last.get(report.node, (b"", 0))
-        self._last[report.node] = (gist, now_ms)
-        return gist != before or now_ms - at_ms > self._silence_ms
+        said["acks"] = [(ack.task_id, ack.accepted) for ack in report.acks]
+        whole = _gist(said)
+        said["acks"] = [ack.task_id for ack in report.acks if not ack.accepted]
+        said["workloads"] = [_without_progress(workload) for workload in said["workloads"]]
+        gist = _gist({**said, "workloads": [one for one in said["workloads"] if one]})
+        known, before, at_ms = self._last.get(report.node, (b"", b"", 0))
+        self._last[report.node] = (whole, gist, now_ms)
+        if gist != before or now_ms - at_ms > self._silence_ms:
+            return 0.0
+        return None if whole == known else PROGRESS_WAITS_S
+
+
+def _without_progress(workload: dict[str, Any]) -> dict[str, Any]:
+    """What runs there while something is on its way; empty when that is nothing."""
+    if workload["phase"] not in _UNDER_WAY or workload["reason"] is not None:
+        return workload
+    running = ("instance", "running_hash", "retained", "endpoints")
+    return {name: workload[name] for name in running} if workload["running_hash"] else {}
+
+
+def _gist(said: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 
 class AgentApi:
@@ -111,12 +142,16 @@ class AgentApi:
         window_ms = int(deps.settings.join_failures_window_s * 1000)
         self._joins = FailureLimit(deps.settings.join_failures_max, window_ms)
         self._news = News(int(deps.settings.node_offline_after_s * 1000))
+        self._secrets = InstanceSecrets(deps.store, deps.secrets, deps.task_key)
+        # A request counts as fresh for that long before and after the time it gives.
+        self._asked = Once(2 * int(deps.settings.report_age_max_s * 1000))
 
     def routes(self) -> list[Route]:
         return [
             Route("/v1/agent/join", self.join, methods=["POST"]),
             Route("/v1/agent/report", self.report, methods=["POST"]),
             Route("/v1/agent/poll", self.poll, methods=["POST"]),
+            Route("/v1/agent/secrets", self.secrets, methods=["POST"]),
         ]
 
     async def join(self, request: Request) -> Response:
@@ -153,8 +188,9 @@ class AgentApi:
             raise ApiError(
                 409, "replayed_report", f"report {report.report_seq} is not newer than the last one"
             )
-        if await self._threads.run(self._news.is_in, report, now_ms):
-            self._deps.wake("report")
+        after_s = await self._threads.run(self._news.wake_after_s, report, now_ms)
+        if after_s is not None:
+            asyncio.get_running_loop().call_later(after_s, self._deps.wake, "report")
         return JSONResponse({"report_seq": report.report_seq, "received_at_ms": now_ms})
 
     async def poll(self, request: Request) -> Response:
@@ -164,6 +200,17 @@ class AgentApi:
         wait_s = min(poll.wait_ms / 1000, self._deps.settings.long_poll_s)
         tasks = await self._await_tasks(request, node.name, wait_s)
         return JSONResponse(_poll_reply(tasks).model_dump(mode="json"))
+
+    async def secrets(self, request: Request) -> Response:
+        body = await read_body(request, _SMALL_BYTES_MAX, self._deps.settings.body_timeout_s)
+        node, payload = await self._threads.run(self._unsealed, body, SECRETS_REQUEST_TYPE)
+        now_ms = self._deps.clock.now_ms()
+        wanted = self._checked(SecretsRequest, node, payload, now_ms)
+        if not self._asked.is_first(wanted.public_key, now_ms):
+            raise ApiError(
+                409, "replayed_request", "this very request was made before: make a new one"
+            )
+        return JSONResponse(await self._threads.run(self._secrets.answer, wanted))
 
     async def _await_tasks(self, request: Request, node: str, wait_s: float) -> Sequence[Intent]:
         store, signal, clock = self._deps.store, self._deps.task_queued, self._deps.clock
@@ -189,6 +236,7 @@ class AgentApi:
         report = self._checked(Report, node, payload, now_ms)
         self._check_numbers(node, report)
         _check_bounds(report.model_dump())
+        _check_endpoints(report)
         return report, self._save(node, report, payload, now_ms)
 
     def _check_numbers(self, node: EnrolledNode, report: Report) -> None:
@@ -285,6 +333,23 @@ def _check_bounds(value: Any) -> None:
             waiting.extend((*found, *found.values()) if isinstance(found, dict) else found)
         elif isinstance(found, int) and abs(found) > _NUMBER_MAX:
             raise ApiError(422, "invalid_message", "a number is out of range")
+
+
+def _check_endpoints(report: Report) -> None:
+    """People are shown these in commands to paste: an address and numbers, and no other words."""
+    for endpoint in (found for one in report.workloads for found in one.endpoints):
+        ports = (endpoint.container, endpoint.host_port)
+        if not (_is_address(endpoint.host_ip) and all(1 <= port <= _PORT_MAX for port in ports)):
+            raise ApiError(422, "invalid_message", "an endpoint is no address with a port")
+
+
+def _is_address(text: str) -> bool:
+    address, zoned, zone = text.partition("%")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return not zoned or re.fullmatch(r"\w[-.\w]*", zone, re.ASCII) is not None
 
 
 def _join_request(body: bytes) -> JoinRequest:

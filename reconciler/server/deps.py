@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import anyio.to_thread
 
@@ -86,12 +86,23 @@ class Signal:
                     del self._waiters[node]
 
 
+class Beat(Protocol):
+    """How long ago the loop went round, and whether it makes the passes or stands by."""
+
+    @property
+    def age_s(self) -> float: ...
+
+    @property
+    def leading(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class ServerDeps:
     """`wake` asks the loop for a pass, with the reason; it may be called from any thread.
 
     `task_key` names the signing key of tasks in the secret store. `snapshot` gives a signed
-    snapshot to plan offline with, where this server offers any.
+    snapshot to plan offline with, where this server offers any. `heartbeat` tells of the loop of
+    this process, where there is one.
     """
 
     store: Store
@@ -103,6 +114,7 @@ class ServerDeps:
     metrics: Metrics
     task_key: str = "tasks"
     snapshot: Callable[[], bytes] | None = None
+    heartbeat: Callable[[], Beat] | None = None
 
 
 class Threads:

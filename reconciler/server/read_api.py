@@ -22,13 +22,15 @@ from starlette.routing import Route
 from reconciler.core.names import NAME, InstanceKey
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError
-from reconciler.server.metrics import StateCollector
+from reconciler.server.metrics import Process, StateCollector
+from reconciler.use_cases.timeline import events_of
 from reconciler.views import read_models
+from reconciler.views.timeline import timeline_document
 
 EVENTS_PER_PAGE_MAX = 1_000
 _CURSOR_MAX = 2**63 - 1
 _PROBES = ("/healthz", "/readyz")
-_KEY = re.compile(rf"{NAME}/{NAME}/{NAME}")
+_KEY = re.compile(rf"{NAME}/{NAME}/{NAME}(?:\.{NAME})?")
 
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -54,6 +56,7 @@ class ReadApi:
             "/v1/status": self.status,
             "/v1/instances": self.instances,
             "/v1/instances/{tenant}/{project}/{name}": self.instance,
+            "/v1/instances/{tenant}/{project}/{name}/timeline": self.timeline,
             "/v1/events": self.events,
             "/v1/nodes": self.nodes,
             "/v1/snapshot": self.snapshot,
@@ -64,7 +67,14 @@ class ReadApi:
         ]
 
     async def healthz(self, _request: Request) -> Response:
-        return JSONResponse({"status": "live"})
+        """Live while the loop goes round: a loop that hangs is mended by a restart alone."""
+        beat = self._deps.heartbeat() if self._deps.heartbeat is not None else None
+        if beat is None:
+            return JSONResponse({"status": "live"})
+        if beat.age_s > self._deps.settings.heartbeat_age_max_s:
+            message = f"the loop last gave a sign of life {beat.age_s:.0f} s ago"
+            raise ApiError(503, "loop_silent", message)
+        return JSONResponse({"status": "live", "heartbeat_age_s": round(beat.age_s, 1)})
 
     async def readyz(self, _request: Request) -> Response:
         """Ready when the store answers and passes are being made, by whichever process leads."""
@@ -74,7 +84,11 @@ class ReadApi:
         age_s = read_models.pass_age_ms(last, self._deps.clock.now_ms()) / 1000
         if age_s > self._deps.settings.pass_age_max_s:
             raise ApiError(503, "pass_overdue", f"the last pass ended {age_s:.0f} s ago")
-        return JSONResponse({"status": "ready", "last_pass_age_s": age_s})
+        ready: dict[str, object] = {"status": "ready", "last_pass_age_s": age_s}
+        if self._deps.heartbeat is not None:
+            leading = self._deps.heartbeat().leading
+            ready["role"] = "leading" if leading else "standing_by"
+        return JSONResponse({**ready, "last_pass_result": last.result})
 
     async def metrics(self, _request: Request) -> Response:
         content = await self._threads.run(self._exposition)
@@ -85,16 +99,29 @@ class ReadApi:
 
     async def instances(self, _request: Request) -> Response:
         records = await self._threads.run(self._deps.store.records)
-        found = [read_models.instance_document(record) for _, record in sorted(records.items())]
+        found = [read_models.instance_document(one) for one in read_models.in_order(records)]
         return JSONResponse({"instances": found})
 
     async def instance(self, request: Request) -> Response:
         parts = (request.path_params[name] for name in ("tenant", "project", "name"))
         key = InstanceKey("/".join(parts))
-        record = (await self._threads.run(self._deps.store.records)).get(key)
-        if record is None:
+        records = await self._threads.run(self._deps.store.records)
+        if key not in records:
             raise ApiError(404, "no_such_instance", "there is no instance of that name")
-        return JSONResponse(read_models.instance_document(record))
+        return JSONResponse(read_models.instance_with_members(records, key))
+
+    async def timeline(self, request: Request) -> Response:
+        parts = (request.path_params[name] for name in ("tenant", "project", "name"))
+        key = InstanceKey("/".join(parts))
+        last = _number(request, "last", 100, EVENTS_PER_PAGE_MAX)
+        return JSONResponse(await self._threads.run(self._timeline, key, last))
+
+    def _timeline(self, key: InstanceKey, last: int) -> read_models.Document:
+        store = self._deps.store
+        record, events = store.records().get(key), events_of(store, key)
+        if record is None and not events:
+            raise ApiError(404, "no_such_instance", "there is no instance of that name")
+        return timeline_document(key, record, events, self._deps.clock.now_ms(), last)
 
     async def events(self, request: Request) -> Response:
         after = _number(request, "after", 0, _CURSOR_MAX)
@@ -139,12 +166,19 @@ class ReadApi:
 
     def _exposition(self) -> bytes:
         store, now_ms = self._deps.store, self._deps.clock.now_ms()
+        beat = self._deps.heartbeat() if self._deps.heartbeat is not None else None
+        process = Process(
+            beat is not None and beat.leading,
+            beat.age_s if beat is not None else 0.0,
+            self._deps.metrics.last_good_s,
+        )
         state = StateCollector(
             store.records().values(),
             store.nodes(),
             store.open_intents(now_ms),
             store.last_pass(),
             now_ms,
+            process,
         )
         return self._deps.metrics.exposition(state)
 
@@ -182,5 +216,5 @@ def _instance(request: Request) -> InstanceKey | None:
     if text is None:
         return None
     if not _KEY.fullmatch(text):
-        raise ApiError(422, "invalid_parameter", "instance: expected tenant/project/name")
+        raise ApiError(422, "invalid_parameter", "instance: expected tenant/project/name[.member]")
     return InstanceKey(text)

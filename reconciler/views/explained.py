@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reconciler.core.names import InstanceKey
-from reconciler.use_cases.explain import Explanation, Row
+from reconciler.use_cases.explain import Explanation
+from reconciler.use_cases.explained_fields import Row
 from reconciler.views.changes import problem_document, signature_text
 
 FORMAT = "gpuaas.dev/explanation/v1"

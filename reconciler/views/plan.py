@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.core.actions import Action, Held, Launch, Move, Remove, Replace, action_id
+from reconciler.core.names import instance_of, member_name
 from reconciler.core.plan import Finding
 from reconciler.core.times import time_text
 from reconciler.views.findings import said_once
@@ -28,6 +29,7 @@ from reconciler.views.plan_words import (
     listed,
     opens,
     order_of,
+    published_at,
     reach,
     removals_of,
     renames,
@@ -244,6 +246,7 @@ def _action_document(shown: Shown, action: Action) -> dict[str, Any]:
         "action_id": key,
         "action": verb_of(action),
         "instance": action.instance,
+        "member_of": instance_of(action.instance) if member_name(action.instance) else None,
         "node": action.node,
         "reason": action.reason,
         "cause": action.cause,
@@ -255,6 +258,7 @@ def _action_document(shown: Shown, action: Action) -> dict[str, Any]:
     if isinstance(action, Launch | Replace):
         document["version"] = action.version
         document["digest"] = action.workload.image.digest
+        document["published"] = list(published_at(action.workload))
     if isinstance(action, Replace | Remove):
         document["version_from"] = action.version_from
     if isinstance(action, Replace):

@@ -144,9 +144,26 @@ def change_of(action: Action) -> str:
 
 
 def details_of(shown: Shown, action: Action) -> tuple[str, ...]:
-    """What is known of the fields a replacement changes, one a line."""
-    if not isinstance(action, Replace):
+    """What other hosts reach of what starts, and what is known of the fields a replacement changes,
+    one a line.
+    """
+    if not isinstance(action, Launch | Replace):
         return ()
+    open_to = published_at(action.workload)
+    told = (f"published at {', '.join(open_to)}",) if open_to else ()
+    return told if isinstance(action, Launch) else (*told, *_changes(shown, action))
+
+
+def published_at(workload: Workload) -> tuple[str, ...]:
+    """Where other hosts reach it: `10.0.0.5:6379 (gcs)`. Nothing where all is on loopback."""
+    return tuple(
+        f"{f'[{port.address}]' if ':' in port.address else port.address}:{port.host} ({port.name})"
+        for port in workload.ports
+        if port.address is not None
+    )
+
+
+def _changes(shown: Shown, action: Replace) -> tuple[str, ...]:
     known = shown.changes.get(action_id(action))
     if known is not None:
         return tuple(str(change) for change in known)

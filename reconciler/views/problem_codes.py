@@ -99,6 +99,8 @@ wrong_length | A text that is too short or too long
 wrong_type | A value of the wrong type
     Write one of the type named; quotes make a text.
 # between objects
+address_taken | Two nodes have one address
+    Give each the address at which other nodes reach it.
 allocation_not_active | An instance on an allocation that is released
     Place it on an active allocation.
 allocation_overcommitted | Instances ask more than their allocation has
@@ -113,6 +115,8 @@ artifact_revoked | A version in use points at a revoked artifact
     Point it at one in good standing, or retire the version.
 artifact_unregistered | A version uses a digest that nobody registered
     Register it as an Artifact, by repository and digest.
+bad_member_count | A role takes no number of members
+    Make members_min the smaller.
 below_minimum | Less asked than the version needs
     Ask more, or use another version.
 dependency_cycle | Instances that wait for each other
@@ -135,18 +139,30 @@ invalid_launch_parameters | launch_parameters can't be used
     Mend the schema.
 invalid_parameter | A parameter that no launch understands
     Choose a value within the bounds named.
+member_count | More or fewer members of a role than the version takes
+    Add some under spec.members, or take some out.
+member_twice | Two members of an instance have one name
+    Rename one: each name stays a member's own.
+members_not_offered | The runtime kind runs on one node only
+    Use a kind that carries members, or take them out.
 moved_from_present | moved_from names an instance that is still declared
     Remove the old one, or take moved_from out.
 moved_twice | Two instances claim to be the same former one
     Take moved_from out of all but one.
 no_image_variant | No image for the node's accelerators
     Place it on another node, or add a variant.
+no_member_roles | A port for members of a version that has no roles for any
+    Name the roles under runtime_profile.members, or expose the port as private.
+no_package_index | Python packages are asked for, and the environment has no index
+    An admin sets package_index.url in the Environment.
 no_port | A host port for a version without ports
     Take host_port out.
 node_not_exclusive | A node to itself is needed, or leased, and it is shared
     Lease a node exclusively.
 node_overcommitted | Allocations lease more than their node has
     Lease less.
+node_without_address | A port for members on a node that others have no way to
+    Say under spec.address of the Node where other nodes reach it.
 not_entitled | The project may not use the app
     An admin adds or enables its Entitlement.
 not_in_canary | The version is tried out by other projects only
@@ -155,16 +171,28 @@ not_promoted | No Promotion offers the version
     Add one.
 not_supported_yet | A parameter that nothing carries out yet
     Take it out: it is refused rather than ignored.
+pip_hashes_partial | Some Python packages have a hash, and some have none
+    Give each its hashes, also those that they need in turn, or none any.
 pip_spec_refused | A Python package that may not be asked for so
-    Name the package and its version alone, without options, addresses or paths.
+    Name package and version alone: no options, addresses or paths; with a hash, pin it.
 reference_quarantined | What is referred to has a problem of its own
     Mend that one first.
+role_twice | Two roles of a version have one name
+    Rename one; the first member's counts too.
 runtime_not_offered | A runtime kind that is not offered yet
     Use one that is.
+secrets_not_carried | A runtime kind that brings no secrets to its workload
+    Use one that does, or leave the secrets out.
 unknown_environment | The Environment asked for is not there
     Add it, or ask for another.
 unknown_reference | Something is named that does not exist
     Look for a typing error, or add it.
+unknown_role | A member with a role that the version does not have
+    Look for a typing error, or see the roles named.
+unknown_secret | Access instructions show a secret that the version does not have
+    Look for a typing error, or name it in runtime_profile.secrets.
+unusable_address | An address at which no other node could reach this one
+    Give that of its interface on the network that the nodes share.
 version_ambiguous | Two spellings of one version
     Keep one of them.
 version_not_offered | The version takes no instances in its state

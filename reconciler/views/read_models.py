@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from node_agent.wire import Report
-from reconciler.core.names import InstanceKey
+from reconciler.core.health import told_health
+from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.records import (
     EnrolledNode,
     InstanceRecord,
@@ -21,6 +22,7 @@ from reconciler.core.records import (
     PassSummary,
     State,
 )
+from reconciler.views.access import instructions
 
 Document = dict[str, Any]
 OFFLINE_AFTER_MS = 45_000
@@ -38,9 +40,14 @@ def status_document(
         "generated_at_ms": now_ms,
         "summary": {"instances": len(records), "by_state": instances_by_state(records.values())},
         "last_pass": pass_document(last_pass, now_ms),
-        "instances": [instance_document(record) for _, record in sorted(records.items())],
+        "instances": [instance_document(record) for record in in_order(records)],
         "nodes": [node_document(node, now_ms, offline_after_ms) for node in nodes],
     }
+
+
+def in_order(records: Mapping[InstanceKey, InstanceRecord]) -> list[InstanceRecord]:
+    """By name, the further members of an instance right after it."""
+    return [records[key] for key in sorted(records, key=lambda key: key.partition("."))]
 
 
 def instances_by_state(records: Iterable[InstanceRecord]) -> dict[str, int]:
@@ -50,36 +57,51 @@ def instances_by_state(records: Iterable[InstanceRecord]) -> dict[str, int]:
 
 
 def instance_document(record: InstanceRecord) -> Document:
-    """A record, flat; `instance` is its key and tenant, project and name are the parts of that."""
+    """A record, flat; `instance` is its key and tenant, project and name are the parts of that.
+
+    `member` and `member_of` say what a further member of an instance is called, and of which.
+    """
     tenant, project, name = [*str(record.key).split("/"), "", ""][:3]
     fields = asdict(record)
     del fields["key"]
+    member = member_name(record.key)
+    seen = told_health(record)
+    living = record.state is not State.DECOMMISSIONED
     return {
         **fields,
+        "member": member,
+        "member_of": str(instance_of(record.key)) if member else "",
         "instance": str(record.key),
         "tenant": tenant,
         "project": project,
         "name": name,
         "state": record.state.value,
-        "access": access_text(record),
+        "health": seen.health.value if living else "",
+        "health_since_ms": seen.since_ms if living else 0,
+        "access": instructions(record),
         "endpoints": [endpoint.model_dump(mode="json") for endpoint in record.endpoints],
         "conditions": [asdict(condition) for condition in record.conditions],
     }
 
 
-def access_text(record: InstanceRecord) -> str:
-    """The manifest's access instructions, filled in; empty while there is nothing to reach."""
-    if not record.endpoints:
-        return ""
-    known = {
-        "{node}": record.node,
-        "{name}": str(record.key).rpartition("/")[2],
-        "{host_port}": str(record.endpoints[0].host_port),
-    }
-    text = record.access
-    for placeholder, value in known.items():
-        text = text.replace(placeholder, value)
-    return text
+def instance_with_members(
+    records: Mapping[InstanceKey, InstanceRecord], key: InstanceKey
+) -> Document:
+    """One record and, in short, the further members of that instance, if any are not gone yet."""
+    members = [
+        {
+            "instance": str(other),
+            "member": member_name(other),
+            "role": record.role,
+            "node": record.node,
+            "state": record.state.value,
+            "ready": next((c.status for c in record.conditions if c.type == "Ready"), "Unknown"),
+        }
+        for other, record in sorted(records.items())
+        if other != key and instance_of(other) == key and record.state is not State.DECOMMISSIONED
+    ]
+    found = instance_document(records[key])
+    return {**found, "members": members} if members else found
 
 
 def node_document(

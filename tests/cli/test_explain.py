@@ -11,20 +11,23 @@ from typing import Any
 import pytest
 
 from node_agent.wire import Endpoint, FailureReason, Phase, WorkloadReport
-from reconciler.cli.explain import explain
+from reconciler.cli.explain import _objects, _print_rows, _said, explain
+from reconciler.cli.terminal import Terminal
 from reconciler.core.accept import accept
 from reconciler.core.desired import Target
 from reconciler.core.forms import parse_accepted
-from reconciler.core.names import InstanceKey, ObjectRef
+from reconciler.core.names import InstanceKey, ObjectRef, Revision
 from reconciler.core.observed import Known
+from reconciler.core.plan import Finding, Plan
 from reconciler.core.records import Accepted, State
 from reconciler.core.validate import validate
 from reconciler.cycle import load, reconcile
 from reconciler.errors import Refused
 from reconciler.ports import Changes
 from reconciler.settings import Settings
-from reconciler.use_cases.explain import Explanation, Live, Subject
+from reconciler.use_cases.explain import Explanation
 from reconciler.use_cases.explain import explain as explained
+from reconciler.use_cases.explained_fields import Live, Subject
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.history import local_history
 from reconciler.wiring.ports import first_start, open_ports
@@ -357,3 +360,28 @@ def test_after_an_upgrade_that_failed(state: StateRepo) -> None:
 def test_nothing_there(state: StateRepo) -> None:
     found = live(state, phase=Phase.PENDING, running_hash=None, image_digest=None, endpoints=())
     assert differing(found)["cpu"] == "does not run"
+
+
+def test_what_is_wrong_with_its_node_is_said_too() -> None:
+    ref, node = ObjectRef.parse(HELLO), "node-a"
+    finding = Finding("info", "task_refused", f"Node/{node}", "it takes no tasks", "make room")
+    other = replace(finding, object="Node/node-b")
+    says, why = _said(Plan(Revision("r"), "", findings=(other, finding)), ref, KEY, node)
+    assert (says, why) == (("task_refused: it takes no tasks (make room)",), "task_refused")
+
+
+def test_on_a_narrow_terminal_each_signer_stands_once_below(state: StateRepo) -> None:
+    assert "SIGNER" in told(state).output
+    commits = local_history(state.folder, Settings())
+    head = commits.resolve("HEAD")
+    candidate = validate(commits.snapshot(head), schema_set(), Settings().parse_limits)
+    accepted = accept(candidate, Accepted(), parse_accepted, "dev")
+    rows = explained(REF, Subject(_objects(accepted), accepted, alone=True), commits, head).rows
+    console = Terminal(width=100, highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        _print_rows(console, rows)
+    lines = captured.get().splitlines()
+    assert "SIGNER" not in lines[0]
+    assert max(map(len, lines)) <= 100
+    revisions = {row.commit.revision[:12] for row in rows if row.commit}
+    assert {line.split()[1] for line in lines if line.startswith("commit ")} == revisions

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from docs.generate import codes
+from docs.impossible import IMPOSSIBLE
 from node_agent.wire import FailureReason
-from reconciler.core.lifecycle import TRANSITIONS
+from reconciler.core.lifecycle import TRANSITIONS, Trigger
 from reconciler.core.records import State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +45,33 @@ def test_pages_are_up_to_date() -> None:
 
 def test_every_transition_is_on_its_page() -> None:
     page = (ROOT / "docs/reference/lifecycle.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    happens, _, never = page.partition("## What can't happen")
+    rows = [line for line in happens.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == len(TRANSITIONS)
     assert all(f"`{state.value}`" in page for state in State)
+    assert all(why in never for _, _, why in IMPOSSIBLE)
+
+
+def test_the_diagram_has_one_arrow_a_pair_of_states_with_all_that_is_in_the_table() -> None:
+    page = (ROOT / "docs/reference/lifecycle.md").read_text()
+    arrows = re.findall(r"^    (\S+) --> (\S+): (.+)$", page, re.MULTILINE)
+    assert len({(start, to) for start, to, _ in arrows}) == len(arrows)
+    live = {state for state, trigger in TRANSITIONS if trigger is Trigger.UPGRADE and state}
+    drawn = {
+        (source, to, label)
+        for start, to, labels in arrows
+        for source in ({s.value for s in live} if start == "live" else {start})
+        for label in labels.split("<br/>")
+    }
+    assert drawn == {
+        (
+            state.value if state else "[*]",
+            step.to.value,
+            " / ".join(filter(None, (trigger.value, " + ".join(step.events)))),
+        )
+        for (state, trigger), step in TRANSITIONS.items()
+        if trigger is not Trigger.MOVE
+    }
 
 
 def test_every_code_a_person_may_meet_in_status_is_explained() -> None:

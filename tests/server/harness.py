@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node_agent import envelope
+from node_agent import envelope, wire
 from node_agent.wire import (
     POLL_TYPE,
     REPORT_TYPE,
@@ -28,6 +28,7 @@ from reconciler.adapters.store_sql import SqlStore
 from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.records import Intent
 from reconciler.errors import GpuaasError
+from reconciler.loop import Beat
 from reconciler.ports import Secret, Signed, Store
 from reconciler.server.app import ServerDeps, Signal, build_app
 from reconciler.server.metrics import Metrics
@@ -63,7 +64,7 @@ class Keys:
         self.secrets: dict[str, Secret] = {"webhook/git": Secret(WEBHOOK_SECRET)}
         self._key = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
         public = self._key.public_key().public_bytes_raw().hex()
-        self._verifier = VerifierKey(key_id=envelope.key_id(public), version=1, public_key=public)
+        self._verifier = VerifierKey(key_id=wire.key_id(public), version=1, public_key=public)
 
     def ensure_signing_key(self, name: str) -> VerifierKey:
         return self._verifier
@@ -84,6 +85,14 @@ class Keys:
     def write(self, path: str, value: Secret) -> None:
         self.secrets[path] = value
 
+    def ensure(self, path: str, value: Secret) -> Secret:
+        if self.failure is not None:
+            raise self.failure
+        return self.secrets.setdefault(path, value)
+
+    def delete(self, path: str) -> None:
+        self.secrets.pop(path, None)
+
 
 @dataclass
 class Agent:
@@ -97,7 +106,7 @@ class Agent:
         return self.key.public_key().public_bytes_raw().hex()
 
     def seal(self, payload: bytes, payload_type: str) -> dict[str, Any]:
-        return envelope.seal(payload, payload_type, envelope.key_id(self.public_key), self.key.sign)
+        return envelope.seal(payload, payload_type, wire.key_id(self.public_key), self.key.sign)
 
     def report(self, report_seq: int = 1, **fields: Any) -> dict[str, Any]:
         return self.seal(self.make_report(report_seq, **fields).canonical(), REPORT_TYPE)
@@ -165,12 +174,15 @@ def settings_of(**fields: Any) -> Settings:
 
 
 @contextmanager
-def running(store: Store, **fields: Any) -> Iterator[Plane]:
+def running(
+    store: Store, heartbeat: Callable[[], Beat] | None = None, **fields: Any
+) -> Iterator[Plane]:
     """A server over `store`; `fields` are settings."""
     settings = settings_of(**fields)
     keys, clock, signal, metrics = Keys(), StillClock(), Signal(), Metrics()
     woken: SimpleQueue[str] = SimpleQueue()
-    app = build_app(ServerDeps(store, keys, clock, settings, woken.put, signal, metrics))
+    deps = ServerDeps(store, keys, clock, settings, woken.put, signal, metrics)
+    app = build_app(replace(deps, heartbeat=heartbeat))
     with serve(app, settings) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Plane(store, keys, clock, signal, metrics, woken, client)
 

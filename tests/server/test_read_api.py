@@ -126,6 +126,33 @@ class TestStatus:
         assert document["conditions"][0]["reason"] == "Serving"
         assert plane.client.get("/v1/instances").json() == {"instances": [document]}
 
+    def test_an_instance_with_members(self, plane: Plane) -> None:
+        """Each is a row of its own, right after its instance, and the instance names them."""
+        worker = replace(RECORD, key=InstanceKey(f"{HELLO}.w1"), role="worker", node="node-2")
+        beside = replace(RECORD, key=InstanceKey(f"{HELLO}-2"))
+        gone = replace(
+            worker, key=InstanceKey(f"{HELLO}.w2"), state=State.DECOMMISSIONED, conditions=()
+        )
+        plane.store.commit(Changes(records=[replace(RECORD, role="head"), worker, beside, gone]))
+        rows = plane.client.get("/v1/instances").json()["instances"]
+        assert [row["name"] for row in rows] == ["hello", "hello.w1", "hello.w2", "hello-2"]
+        assert [(row["member"], row["member_of"], row["role"]) for row in rows[:2]] == [
+            ("", "", "head"),
+            ("w1", HELLO, "worker"),
+        ]
+        hello = plane.client.get("/v1/instances/acme/research/hello").json()
+        assert hello["members"] == [
+            {
+                "instance": f"{HELLO}.w1",
+                "member": "w1",
+                "role": "worker",
+                "node": "node-2",
+                "state": "running",
+                "ready": "True",
+            }
+        ]
+        assert plane.client.get("/v1/instances/acme/research/hello.w1").json() == rows[1]
+
     def test_an_instance_that_is_not_there(self, plane: Plane) -> None:
         answer = plane.client.get("/v1/instances/acme/research/none")
         assert refusal(answer) == (
@@ -182,8 +209,9 @@ class TestEvents:
             ("after=x", "after: expected a number from 0 to 9223372036854775807"),
             ("limit=1001", "limit: expected a number from 0 to 1000"),
             ("limit=", "limit: expected a number from 0 to 1000"),
-            ("instance=acme", "instance: expected tenant/project/name"),
-            ("instance=a/b/%00", "instance: expected tenant/project/name"),
+            ("instance=acme", "instance: expected tenant/project/name[.member]"),
+            ("instance=a/b/%00", "instance: expected tenant/project/name[.member]"),
+            ("instance=a/b/c.", "instance: expected tenant/project/name[.member]"),
         ],
     )
     def test_invalid_parameters(self, plane: Plane, query: str, message: str) -> None:
@@ -202,7 +230,7 @@ class TestProbes:
             "no pass has ended yet",
         )
         plane.store.commit(Changes(summary=SUMMARY))
-        ready = {"status": "ready", "last_pass_age_s": 2.0}
+        ready = {"status": "ready", "last_pass_age_s": 2.0, "last_pass_result": "done"}
         assert plane.client.get("/readyz").json() == ready
         plane.clock.ms += 300_000
         assert refusal(plane.client.get("/readyz")) == (
