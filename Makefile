@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-config
 
-.PHONY: help demo test check bench fuzz docs fmt lock clean setup
+.PHONY: help demo test check bench fuzz sim docs fmt lock clean setup
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +23,14 @@ check: setup ## Lint and types alone
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Commit to running, beside bare docker (BENCH=validate, BENCH=plan for the others)
+bench: setup ## Commit to running, beside bare docker (BENCH=validate, plan, converge for the others)
 	@$(BIN)/python -m bench.$(or $(BENCH),commit_to_running) $(ARGS)
 
 fuzz: setup ## Feed validate with broken files for a minute (ARGS='--seconds 600 --seed 7')
 	@$(BIN)/python -m bench.fuzz_validate $(ARGS)
+
+sim: setup ## Simulate fleets with faults of every kind (SEEDS=10000, ARGS='--start 7')
+	@$(BIN)/python -m tests.sim --seeds $(or $(SEEDS),1000) $(ARGS)
 
 docs: setup ## Renew the reference pages from schemas, commands and code
 	@$(BIN)/python docs/generate.py

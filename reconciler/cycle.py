@@ -13,12 +13,16 @@ from reconciler.core.accept import (
     parse_accepted,
     to_desired,
 )
+from reconciler.core.actions import Move
+from reconciler.core.convergence import Arrival, followed
 from reconciler.core.desired import Desired
+from reconciler.core.health import HealthLimits, HealthSeen, healths
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan, moves
 from reconciler.core.plan.compute import compute_plan
 from reconciler.core.plan.settling import with_unsettled
+from reconciler.core.plan.stuck import with_stuck
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, Event, InstanceRecord, Intent, PassSummary
 from reconciler.core.schema import SchemaSet
@@ -27,9 +31,11 @@ from reconciler.core.source import Snapshot
 from reconciler.core.status import with_conditions
 from reconciler.core.validate import ValidateMemo, located, validate
 from reconciler.errors import GpuaasError
+from reconciler.forget import forget_secrets
 from reconciler.observe import ReportMemo, see_nodes, with_artifacts
 from reconciler.ports import Ports
 from reconciler.settings import Settings
+from reconciler.watch import Watch
 from renderers import render
 
 Records = Mapping[InstanceKey, InstanceRecord]
@@ -45,6 +51,12 @@ class Pass:
     events: tuple[Event, ...] = ()
     nodes: frozenset[str] = frozenset()
     """Nodes that have new tasks waiting."""
+    arrivals: tuple[Arrival, ...] = ()
+    """Commits that came true in this pass."""
+    restarts: int = 0
+    """How often nodes started what had ended, since the pass before."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long its phases took."""
 
 
 @dataclass
@@ -79,12 +91,22 @@ def load_from(
     records: Records,
     settings: Settings,
     memo: LoadMemo | None = None,
+    *,
+    storing: bool = True,
 ) -> AcceptedState:
-    """The same on top of what was accepted and remembered at some time."""
+    """The same on what was accepted and remembered at some time; `storing` as in `accept`."""
     memo = memo or LoadMemo()
     candidate = validate(snapshot, schemas, settings.parse_limits, memo.validated)
     holding = moves.holding(candidate.objects.values(), records)
-    state = accept(candidate, last, parse_accepted, settings.environment, holding, memo.accepted)
+    state = accept(
+        candidate,
+        last,
+        parse_accepted,
+        settings.environment,
+        holding,
+        memo.accepted,
+        storing=storing,
+    )
     problems = located(state.problems, snapshot, settings.parse_limits)
     return replace(state, problems=problems)
 
@@ -97,6 +119,7 @@ class _View:
     observed: Observed
     settled: Settled
     closed: tuple[InstanceKey, ...]
+    intents: Sequence[Intent]
     plan: Plan
 
 
@@ -107,8 +130,10 @@ def preview(
     approved: frozenset[str] = frozenset(),
 ) -> tuple[Plan, Desired]:
     """The plan of now. Changes nothing: it stops before `execute`."""
-    view = _look(state, ports, settings, ports.clock.now_ms(), approved)
-    return view.plan, view.desired
+    now_ms = ports.clock.now_ms()
+    view = _look(state, ports, settings, now_ms, approved)
+    found = _healths(view, view.settled.records, view.intents, settings, now_ms)
+    return with_stuck(view.plan, found, view.desired, now_ms), view.desired
 
 
 def plan_from(
@@ -124,8 +149,19 @@ def plan_from(
     `observed` may be under the nodes' names or ours; `intents` are those that were open then.
     """
     desired, seen = wanted(state, observed, records)
-    view = _decided(desired, seen, records, intents, now_ms, approved)
-    return view.plan, view.desired
+    return plan_of(desired, seen, records, intents, now_ms, approved), desired
+
+
+def plan_of(
+    desired: Desired,
+    observed: Observed,
+    records: Records,
+    intents: Sequence[Intent],
+    now_ms: int,
+    approved: frozenset[str] = frozenset(),
+) -> Plan:
+    """The same for what is wanted and seen as `wanted` gives it."""
+    return _decided(desired, observed, records, intents, now_ms, approved).plan
 
 
 def reconcile(
@@ -136,24 +172,46 @@ def reconcile(
     approved: frozenset[str] = frozenset(),
     manual: bool = False,
     memo: LoadMemo | None = None,
+    watch: Watch | None = None,
+    holder: str = "",
 ) -> Pass:
     """One pass on an accepted revision; `fetch_error` says why there may be a newer one unseen.
 
     `approved` are ids of plans to carry out where changes wait for that, as they do if `manual`.
+    With `holder` nothing is stored once somebody else has the lease.
     """
+    watch = watch or Watch()
     now_ms = ports.clock.now_ms()
-    ports.store.save_accepted(state.accepted)
-    view = _look(state, ports, settings, now_ms, approved, manual, memo)
-    desired, observed, settled = view.desired, view.observed, view.settled
-    outcome = execute.execute(view.plan, desired, settled.records, ports, settings, now_ms)
-    plan = with_unsettled(view.plan, desired, observed, outcome.records, now_ms)
-
-    after = with_conditions(outcome.records, desired, observed, plan, now_ms)
+    with watch.phase("write"):
+        ports.store.save_accepted(state.accepted, holder)
+    view = _look(state, ports, settings, now_ms, approved, manual, memo, watch)
+    desired, settled = view.desired, view.settled
+    with watch.phase("write"):
+        outcome = execute.execute(view.plan, desired, settled.records, ports, settings, now_ms)
+        settled, outcome = forget_secrets(ports.secrets, settled, outcome)
+    with watch.phase("plan"):
+        plan = with_unsettled(view.plan, desired, view.observed, outcome.records, now_ms)
+        intents = (*view.intents, *outcome.intents)
+        found = _healths(view, outcome.records, intents, settings, now_ms)
+        plan = with_stuck(plan, found, desired, now_ms)
+        after: Records = with_conditions(outcome.records, desired, found, plan, now_ms)
+        seen_ms = now_ms if watch.revision_seen_ms is None else watch.revision_seen_ms
+        after, arrivals = followed(after, plan.actions, desired, seen_ms, now_ms)
     problems = (*state.problems, *_unfetched(fetch_error))
     ended_at_ms = ports.clock.now_ms()
     summary = record.summary_of(plan, problems, outcome.error, now_ms, ended_at_ms)
-    record.write(ports, after, settled, outcome, view.closed, summary)
-    return Pass(plan, observed, summary, (*settled.events, *outcome.events), outcome.nodes)
+    with watch.phase("write"):
+        record.write(ports, after, settled, outcome, view.closed, summary, holder)
+    return Pass(
+        plan,
+        view.observed,
+        summary,
+        (*settled.events, *outcome.events),
+        outcome.nodes,
+        arrivals,
+        _restarts(settled),
+        watch.seconds,
+    )
 
 
 def _look(
@@ -164,16 +222,40 @@ def _look(
     approved: frozenset[str],
     manual: bool = False,
     memo: LoadMemo | None = None,
+    watch: Watch | None = None,
 ) -> _View:
     """Observes, settles in memory and plans: the same for `plan` and for a pass."""
-    records = ports.store.records()
-    reports = see_nodes(ports, settings, now_ms, memo.reports if memo else None)
-    desired, seen = wanted(state, reports, records)
-    observed = with_artifacts(ports, desired, seen)
-    asked = ports.store.open_intents(now_ms)
+    watch = watch or Watch()
+    with watch.phase("observe"):
+        records = ports.store.records()
+        reports = see_nodes(ports, settings, now_ms, memo.reports if memo else None)
+        desired, seen = wanted(state, reports, records)
+        observed = with_artifacts(ports, desired, seen)
+        asked = ports.store.open_intents(now_ms)
     if manual:
         desired = replace(desired, guards=replace(desired.guards, manual=True))
-    return _decided(desired, observed, records, asked, now_ms, approved)
+    with watch.phase("plan"):
+        return _decided(desired, observed, records, asked, now_ms, approved)
+
+
+def _healths(
+    view: _View, records: Records, intents: Sequence[Intent], settings: Settings, now_ms: int
+) -> dict[InstanceKey, HealthSeen]:
+    queued = {intent.instance for intent in intents if intent.state == "queued"}
+    moved = {a.instance: a.moved_from for a in view.plan.ready if isinstance(a, Move)}
+    limits = HealthLimits(
+        pull_ms=int(settings.stuck_pull_s * 1000),
+        queued_ms=int(settings.stuck_queued_s * 1000),
+        removal_ms=int(settings.stuck_removal_s * 1000),
+        degraded_ms=int(settings.stuck_degraded_s * 1000),
+    )
+    return healths(records, view.desired, view.observed, queued, now_ms, limits, moved)
+
+
+def _restarts(settled: Settled) -> int:
+    before = settled.before
+    changed = (r for key, r in settled.records.items() if before.get(key) is not r)
+    return sum(max(0, r.restarts - before[r.key].restarts) for r in changed if r.key in before)
 
 
 def wanted(state: AcceptedState, observed: Observed, records: Records) -> tuple[Desired, Observed]:
@@ -195,7 +277,7 @@ def _decided(
     closed = finished_intents(settled.records, asked, desired, observed)
     intents = [intent for intent in asked if intent.instance not in closed]
     plan = compute_plan(desired, observed, settled.records, intents, now_ms, approved)
-    return _View(desired, observed, settled, closed, plan)
+    return _View(desired, observed, settled, closed, intents, plan)
 
 
 def _unfetched(error: GpuaasError | None) -> tuple[Problem, ...]:

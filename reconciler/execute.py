@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from node_agent.envelope import seal
 from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask, VerifierKey
 from reconciler.core import lifecycle
 from reconciler.core.actions import (
@@ -130,6 +129,9 @@ class TaskSigner:
         self.expires_at_ms = now_ms + ttl_ms
 
     def intent(self, action: Action, task: Task) -> Intent:
+        # Loads cryptography, of which a plan needs nothing; the server has it from its start.
+        from node_agent.envelope import seal  # noqa: PLC0415
+
         envelope = seal(task.canonical(), TASK_TYPE, self.key.key_id, self._sign)
         target = task.workload.spec_hash if isinstance(task, LaunchTask) else ""
         return Intent(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +28,7 @@ from reconciler.cycle import LoadMemo, Pass, load, reconcile
 from reconciler.errors import GpuaasError, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes, Ports
 from reconciler.settings import Settings
+from reconciler.watch import Watch
 
 FETCHES = frozenset({"start", "poll", "webhook", "request", "retry"})
 
@@ -74,6 +76,18 @@ def _names_plan(reason: str) -> bool:
     return reason.startswith(APPLY_PLAN)
 
 
+Later = Callable[[float, Callable[[], None]], Callable[[], None]]
+"""Does something once, so many seconds from now; returns how to call that off."""
+
+
+def in_a_while(after_s: float, job: Callable[[], None]) -> Callable[[], None]:
+    """`Later` with a thread of its own, which keeps no process from ending."""
+    timer = threading.Timer(after_s, job)
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
 class Wakeups:
     """Reasons for a pass, collected until somebody takes them."""
 
@@ -108,6 +122,17 @@ class _Memory:
     approved: frozenset[str] = frozenset()
     """Plans asked for by their ids, until a pass has come to its end with them."""
     standing_by: str = ""
+    leading: bool = False
+    seen: tuple[str, int] = ("", 0)
+    """The newest revision, and when it came here."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life: how long ago the loop last went round, and whether it makes the passes."""
+
+    age_s: float
+    leading: bool
 
 
 class Loop:
@@ -125,6 +150,7 @@ class Loop:
         on_tasks: Callable[[frozenset[str]], None] = lambda _: None,
         on_pass: Callable[[Pass], None] = lambda _: None,
         manual: bool = False,
+        later: Later = in_a_while,
     ) -> None:
         self._ports = ports
         self._settings = settings
@@ -133,9 +159,15 @@ class Loop:
         self._on_tasks = on_tasks
         self._on_pass = on_pass
         self._manual = manual
-        self._alarm: threading.Timer | None = None
+        self._later = later
+        self._call_off: Callable[[], None] | None = None
         self._memory = _Memory()
+        self._beat_s = time.monotonic()
         self.wakeups = Wakeups()
+
+    def heartbeat(self) -> Beat:
+        """May be asked from any thread, also while a pass is made: that is no sign of life."""
+        return Beat(time.monotonic() - self._beat_s, self._memory.leading)
 
     def run(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; gives the lease back at the end."""
@@ -144,6 +176,7 @@ class Loop:
         self.wakeups.add("start")
         try:
             while not stop.is_set():
+                self._beat_s = time.monotonic()
                 reasons = self.wakeups.take(timeout_s=1.0)
                 if reasons and not stop.is_set():
                     self.step(reasons)
@@ -173,10 +206,12 @@ class Loop:
 
     @without_collector()
     def _pass(self, reasons: frozenset[str]) -> Pass | None:
-        state = self._refresh() if self._must_fetch(reasons) else self._memory.state
+        watch = Watch()
+        state = self._refresh(watch) if self._must_fetch(reasons) else self._memory.state
         if state is None:
             return None
         memory = self._memory
+        watch.revision_seen_ms = memory.seen[1]
         done = reconcile(
             state,
             self._ports,
@@ -185,6 +220,8 @@ class Loop:
             memory.approved,
             self._manual,
             memory.loaded,
+            watch,
+            self._holder,
         )
         if done.summary.result != "failed":
             memory.approved = frozenset()
@@ -210,19 +247,18 @@ class Loop:
 
     def _set_alarm(self, after_s: float | None) -> None:
         """The one pass that is due by the clock; what was due before is forgotten."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        if self._call_off is not None:
+            self._call_off()
+            self._call_off = None
         if after_s is not None:
-            self._alarm = threading.Timer(after_s, self.wakeups.add, args=("due",))
-            self._alarm.daemon = True
-            self._alarm.start()
+            self._call_off = self._later(after_s, lambda: self.wakeups.add("due"))
 
-    def _refresh(self) -> AcceptedState | None:
+    def _refresh(self, watch: Watch) -> AcceptedState | None:
         """Fetches and reads a new head. A silent remote leaves what was accepted."""
         memory, source = self._memory, self._ports.source
         try:
-            head: Revision = source.fetch()
+            with watch.phase("fetch"):
+                head: Revision = source.fetch()
             memory.fetch_error = None
         except GpuaasError as error:
             memory.fetch_error = error
@@ -231,10 +267,22 @@ class Loop:
                 return memory.state
             head = self._head_or(error)
         if memory.state is None or memory.state.revision != head:
-            snapshot = source.snapshot(head)
-            memory.state = load(snapshot, self._schemas, self._ports, self._settings, memory.loaded)
+            memory.seen = (head, self._seen_ms(head))
+            with watch.phase("load"):
+                snapshot = source.snapshot(head)
+                memory.state = load(
+                    snapshot, self._schemas, self._ports, self._settings, memory.loaded
+                )
             log.info("revision", revision=head, problems=len(memory.state.problems))
         return memory.state
+
+    def _seen_ms(self, head: Revision) -> int:
+        """When this revision was first seen, by this process or by the one that led before."""
+        known, seen_ms = self._memory.seen
+        if known == head:
+            return seen_ms
+        last, now_ms = self._ports.store.last_pass(), self._ports.clock.now_ms()
+        return last.started_at_ms if last is not None and last.revision == head else now_ms
 
     def _head_or(self, error: GpuaasError) -> Revision:
         """The head as last fetched; when there is none, why it could not be fetched."""
@@ -247,7 +295,8 @@ class Loop:
         now_ms = self._ports.clock.now_ms()
         ttl_ms = int(self._settings.lease_ttl_s * 1000)
         holder = self._ports.store.lease(RECONCILER_LEASE, self._holder, now_ms, ttl_ms)
-        if holder == self._holder:
+        self._memory.leading = holder == self._holder
+        if self._memory.leading:
             self._memory.standing_by = ""
             return True
         if self._memory.standing_by != holder:
@@ -265,9 +314,7 @@ class Loop:
         log.error("pass_failed", code=error.code, message=error.message, retry_in_s=pause_s)
         if error.code != STORED_FAILURE:
             self._note_failure(error)
-        timer = threading.Timer(pause_s, self.wakeups.add, args=("retry",))
-        timer.daemon = True
-        timer.start()
+        self._later(pause_s, lambda: self.wakeups.add("retry"))
 
     def _note_failure(self, error: GpuaasError) -> None:
         """Makes `gpuaas status` say it too; when the store is what fails, the log has to do."""
@@ -275,7 +322,7 @@ class Loop:
         revision = state.revision if state else ""
         failed = PassSummary("failed", revision, now_ms, 0, message=str(error))
         try:
-            self._ports.store.commit(Changes(summary=failed))
+            self._ports.store.commit(Changes(summary=failed, holder=self._holder))
         except GpuaasError as again:
             log.error("failure_not_stored", code=again.code, message=again.message)
 
@@ -291,11 +338,12 @@ class Loop:
 
         every(settings.poll_interval_s, lambda: self.wakeups.add("poll"))
         every(settings.resync_interval_s, lambda: self.wakeups.add("resync"))
-        every(settings.wakeup_interval_s, self._take_requests)
-        every(settings.lease_ttl_s / 3, self._renew)
+        every(settings.wakeup_interval_s, self.take_requests)
+        every(settings.lease_ttl_s / 3, self.renew)
         return scheduler
 
-    def _take_requests(self) -> None:
+    def take_requests(self) -> None:
+        """Takes up what other processes asked for."""
         try:
             if self._memory.standing_by:
                 return
@@ -304,14 +352,16 @@ class Loop:
         except GpuaasError as error:
             log.warning("requests_unread", code=error.code, message=error.message)
 
-    def _renew(self) -> None:
-        """Keeps the lease during a long pass, or asks for it when it may have lapsed."""
+    def renew(self) -> None:
+        """Keeps the lease during a long pass. It takes it from nobody: what a pass saw before
+        another process led must not be stored after.
+        """
         if self._memory.standing_by:
             self.wakeups.add("resync")
             return
         try:
             now_ms = self._ports.clock.now_ms()
             ttl_ms = int(self._settings.lease_ttl_s * 1000)
-            self._ports.store.lease(RECONCILER_LEASE, self._holder, now_ms, ttl_ms)
+            self._ports.store.renew(RECONCILER_LEASE, self._holder, now_ms, ttl_ms)
         except GpuaasError as error:
             log.warning("lease_not_renewed", code=error.code, message=error.message)

@@ -113,6 +113,17 @@ class SecretStore(Protocol):
 
     def write(self, path: str, value: Secret) -> None: ...
 
+    def ensure(self, path: str, value: Secret) -> Secret:
+        """The secret at `path`, which is `value` from now on if there was none.
+
+        Of several who ask at once, all get the same.
+        """
+        ...
+
+    def delete(self, path: str) -> None:
+        """Forgets the secret at this very path; nothing when there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -130,6 +141,9 @@ class Changes:
     closed: Sequence[InstanceKey] = ()
     """Instances whose open and refused intents are superseded; done before `intents` are added."""
     summary: PassSummary | None = None
+    holder: str = ""
+    """Stored only while this one holds the reconciler's lease, where it is given: a process that
+    stood still meanwhile must not write over what the next one did."""
 
 
 class Store(Protocol):
@@ -139,11 +153,17 @@ class Store(Protocol):
         """Takes or renews; returns the holder, who is somebody else when the lease is taken."""
         ...
 
+    def renew(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> bool:
+        """Makes it last longer; False when somebody else had it since, even if it lapsed again."""
+        ...
+
     def release(self, name: str, holder: str) -> None: ...
 
     def accepted(self) -> Accepted: ...
 
-    def save_accepted(self, accepted: Accepted) -> None: ...
+    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
+        """`holder` as in `Changes`: Transient("lease_lost") when somebody else has the lease."""
+        ...
 
     def records(self) -> Mapping[InstanceKey, InstanceRecord]: ...
 
@@ -151,7 +171,9 @@ class Store(Protocol):
 
     def events(
         self, after: int = 0, limit: int = 1000, instance: InstanceKey | None = None
-    ) -> Sequence[NumberedEvent]: ...
+    ) -> Sequence[NumberedEvent]:
+        """In the order of their cursors; those of an instance include those of its members."""
+        ...
 
     def last_cursor(self) -> int: ...
 

@@ -6,6 +6,7 @@ at all. After a crash the next pass starts from the same place and comes to the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -29,6 +30,7 @@ def write(
     outcome: Outcome,
     closed: Sequence[InstanceKey],
     summary: PassSummary,
+    holder: str = "",
 ) -> None:
     """Stores what is different `after` the pass, and everything that goes with it."""
     before = settled.before
@@ -41,6 +43,7 @@ def write(
             forgotten=forgotten,
             closed=(*closed, *(key for key in forgotten if key not in closed)),
             summary=summary,
+            holder=holder,
         )
     )
 
@@ -65,12 +68,19 @@ def summary_of(
         actions=len(plan.ready),
         held=len(plan.held),
         waiting=len(plan.waiting),
+        blocked=blocked(plan),
         message=str(error) if error else "",
         findings=(
             *({"type": "problem", **asdict(p), "where": p.where} for p in problems),
             *({"type": "finding", **asdict(f)} for f in plan.findings),
         ),
     )
+
+
+def blocked(plan: Plan) -> dict[str, int]:
+    """Held actions and instances on their way, by code, sorted."""
+    held = (action.held.code for action in plan.held if action.held is not None)
+    return dict(sorted(Counter([*held, *(item.code for item in plan.waiting)]).items()))
 
 
 def result_of(plan: Plan, problems: Sequence[Problem], error: GpuaasError | None) -> PassResult:

@@ -12,7 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from reconciler.core.kinds import KINDS
+from reconciler.core.kind_places import KIND_PLACES
 from reconciler.errors import Refused
 
 
@@ -25,7 +25,7 @@ def schemas_root() -> Traversable:
 def load_schemas(root: Traversable | None = None) -> Mapping[str, dict[str, Any]]:
     """Kind → its JSON Schema. Refused (schema_missing, schema_unreadable) when one can't be had."""
     folder = root if root is not None else schemas_root()
-    return {name: _read(folder / kind.schema_file) for name, kind in KINDS.items()}
+    return {place.name: _read(folder / place.schema_file) for place in KIND_PLACES}
 
 
 def _read(file: Traversable) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Column, Connection, Row, Select, delete, select, update
 
-from node_agent.envelope import key_id
+from node_agent.wire import key_id
 from reconciler.adapters import store_schema as tables
 from reconciler.adapters.store_engine import insert
 from reconciler.core.names import InstanceKey
 from reconciler.core.records import AcceptedObject, EnrolledNode, Event, InstanceRecord, Intent
-from reconciler.errors import Refused
+from reconciler.errors import Refused, Transient
+from reconciler.ports import RECONCILER_LEASE
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 RECORD: TypeAdapter[InstanceRecord] = TypeAdapter(InstanceRecord)
@@ -47,6 +48,19 @@ def upsert(connection: Connection, key: Column[Any], rows: Sequence[Mapping[str,
     connection.execute(
         statement.on_conflict_do_update(index_elements=[key], set_=others), list(rows)
     )
+
+
+def refuse_unless_leading(connection: Connection, holder: str) -> None:
+    """Transient when somebody else took the reconciler's lease; with no `holder` nobody asks.
+
+    In the transaction that writes, so that nobody takes it in between.
+    """
+    if not holder:
+        return
+    table = tables.leases
+    query = select(table.c.holder).where(table.c.name == RECONCILER_LEASE).with_for_update()
+    if connection.execute(query).scalar_one_or_none() != holder:
+        raise Transient("lease_lost", "somebody else leads by now: nothing was stored")
 
 
 def single(connection: Connection, name: str) -> str | None:

@@ -48,6 +48,7 @@ from reconciler.adapters.store_rows import (
     instance_records,
     intents_query,
     next_edition,
+    refuse_unless_leading,
     save_single,
     single,
     supersede_intents,
@@ -55,7 +56,7 @@ from reconciler.adapters.store_rows import (
     to_node,
     upsert,
 )
-from reconciler.core.names import InstanceKey, Revision
+from reconciler.core.names import InstanceKey, Revision, member_key
 from reconciler.core.records import (
     Accepted,
     AcceptedObject,
@@ -125,6 +126,13 @@ class SqlStore:
             query = select(table.c.holder).where(table.c.name == name)
             return str(connection.execute(query).scalar_one())
 
+    def renew(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> bool:
+        table = tables.leases
+        mine = update(table).where(table.c.name == name, table.c.holder == holder)
+        with self._write() as connection:
+            renewed = connection.execute(mine.values(expires_at_ms=now_ms + ttl_ms))
+            return renewed.rowcount == 1
+
     def release(self, name: str, holder: str) -> None:
         table = tables.leases
         with self._write() as connection:
@@ -145,11 +153,12 @@ class SqlStore:
         objects = accepted_objects(connection)
         return now, Accepted(Revision(revision) if revision is not None else None, objects)
 
-    def save_accepted(self, accepted: Accepted) -> None:
+    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
         # Mostly nothing is new: look before taking the write lock.
         if self.accepted() is accepted:
             return
         with self._write() as connection:
+            refuse_unless_leading(connection, holder)
             now = next_edition(connection, ACCEPTED_EDITION)
             known = self._accepted
             before = known[1].objects if known[0] == now - 1 else accepted_objects(connection)
@@ -182,6 +191,7 @@ class SqlStore:
         records = {record.key: record for record in changes.records}
         now = -1
         with self._write() as connection:
+            refuse_unless_leading(connection, changes.holder)
             supersede_intents(connection, changes.closed)
             insert_intents(connection, changes.intents)
             insert_events(connection, changes.events)
@@ -210,7 +220,8 @@ class SqlStore:
         table = tables.events
         query = select(table.c.cursor, table.c.document).where(table.c.cursor > after)
         if instance is not None:
-            query = query.where(table.c.instance == instance)
+            of_members = table.c.instance.startswith(member_key(instance, ""), autoescape=True)
+            query = query.where((table.c.instance == instance) | of_members)
         with self._read() as connection:
             rows = connection.execute(query.order_by(table.c.cursor).limit(max(limit, 0)))
             return [NumberedEvent(cursor, EVENT.validate_json(text)) for cursor, text in rows]

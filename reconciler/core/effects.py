@@ -84,7 +84,8 @@ def _held(key: InstanceKey, old: Target | None, why: str) -> Effect:
 
 
 def _removed(old: Target, new: Target | None) -> Effect:
-    why = "desired: decommissioned" if new is not None else "its manifest is gone"
+    why = "its instance has it no longer" if old.instance.member_of else "its manifest is gone"
+    why = "desired: decommissioned" if new is not None else why
     text = f"version {old.instance.version}, {why}"
     return Effect("remove", old.instance.key, old.instance.node, text)
 

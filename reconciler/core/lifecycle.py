@@ -16,7 +16,7 @@ from enum import StrEnum
 from node_agent.wire import FailureReason, Phase, WorkloadReport
 from reconciler.core.actions import Action, Launch, Move, Remove, Replace
 from reconciler.core.desired import Target
-from reconciler.core.names import Revision, content_hash
+from reconciler.core.names import InstanceKey, Revision, content_hash, instance_of, member_name
 from reconciler.core.observed import Known, Seen, Unknown
 from reconciler.core.records import Event, InstanceRecord, State, node_name
 
@@ -49,7 +49,7 @@ class Step:
 
 
 _ENDED = (State.DECOMMISSIONED,)
-_LIVE = (State.RUNNING, State.UPGRADING, State.ROLLING_BACK, State.FAILED, State.DEPLOYING)
+LIVE = (State.RUNNING, State.UPGRADING, State.ROLLING_BACK, State.FAILED, State.DEPLOYING)
 
 TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
     **{(s, Trigger.REQUEST): Step(State.REQUESTED, ("requested",)) for s in (None, *_ENDED)},
@@ -58,15 +58,14 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
         for s in (None, *_ENDED)
     },
     **{
-        (s, Trigger.DEPLOY): Step(State.DEPLOYING, ("deploying",))
-        for s in (State.REQUESTED, *_LIVE)
+        (s, Trigger.DEPLOY): Step(State.DEPLOYING, ("deploying",)) for s in (State.REQUESTED, *LIVE)
     },
     # A record under decommission whose manifest comes back waits for the proof, then starts anew.
-    **{(s, Trigger.UPGRADE): Step(State.UPGRADING, ("upgrade_requested",)) for s in _LIVE},
-    **{(s, Trigger.ROLL_BACK): Step(State.ROLLING_BACK, ("rollback_requested",)) for s in _LIVE},
+    **{(s, Trigger.UPGRADE): Step(State.UPGRADING, ("upgrade_requested",)) for s in LIVE},
+    **{(s, Trigger.ROLL_BACK): Step(State.ROLLING_BACK, ("rollback_requested",)) for s in LIVE},
     **{
         (s, Trigger.DECOMMISSION): Step(State.DECOMMISSIONING, ("decommission_requested",))
-        for s in (State.REQUESTED, *_LIVE)
+        for s in (State.REQUESTED, *LIVE)
     },
     (State.DECOMMISSIONING, Trigger.DECOMMISSION): Step(State.DECOMMISSIONING, ()),
     (State.DEPLOYING, Trigger.READY): Step(State.RUNNING, ("running",)),
@@ -83,12 +82,13 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
         State.RUNNING, ("failed", "rollback_requested", "rolled_back")
     ),
     (State.ROLLING_BACK, Trigger.FELL_BACK): Step(State.RUNNING, ("failed",)),
+    # What runs there is none of ours to name: our store was lost before it was deployed over.
     (State.DEPLOYING, Trigger.FELL_BACK): Step(State.RUNNING, ("failed",)),
     # The same, where the failure was heard of before what worked was ready again.
     (State.FAILED, Trigger.FELL_BACK): Step(State.RUNNING, ("rollback_requested", "rolled_back")),
     (State.FAILED, Trigger.STAYED): Step(State.RUNNING, ()),
     # It has another name from now on; for its node nothing changes.
-    **{(s, Trigger.MOVE): Step(s, ("moved",)) for s in _LIVE},
+    **{(s, Trigger.MOVE): Step(s, ("moved",)) for s in LIVE},
     # Never handed to a node, so there is nothing to tear down.
     (State.REQUESTED, Trigger.WITHDRAWN): Step(
         State.DECOMMISSIONED, ("decommission_requested", "decommissioned")
@@ -96,8 +96,13 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
     (State.DECOMMISSIONING, Trigger.REMOVED): Step(State.DECOMMISSIONED, ("decommissioned",)),
 }
 
+_FLAPPED_ATTEMPTS = 8
+"""What flaps was ready in between each time, so its pauses never get to grow: it has the longest
+one at once. A new commit that changes it does not wait for that.
+"""
 
 Moved = tuple[InstanceRecord, tuple[Event, ...]]
+_UNDER_WAY = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK, State.DECOMMISSIONING)
 
 
 def allowed(state: State | None, trigger: Trigger) -> bool:
@@ -139,7 +144,8 @@ def request(
 
 def withdraw(record: InstanceRecord, now_ms: int) -> Moved:
     """Ends an instance that was requested but never begun."""
-    bare = replace(record, gpu_uuids=(), host_ports=(), message="withdrawn before it was started")
+    freed = _freed(record)
+    bare = replace(freed, message="withdrawn before it was started")
     return _move(bare, record.state, Trigger.WITHDRAWN, now_ms)
 
 
@@ -171,9 +177,29 @@ def begin(
             node=action.node,
         )
     if trigger is None:
-        return started, ()
-    started = replace(started, reason="", message=action.reason, approved="", approved_removals="")
+        return replace(started, sought_since_ms=now_ms), ()
+    started = replace(
+        started,
+        reason="",
+        message=action.reason,
+        approved="",
+        approved_removals="",
+        sought_since_ms=_sought_since_ms(started, record, trigger, now_ms),
+    )
     return _move(started, record.state if record else None, trigger, now_ms)
+
+
+def _sought_since_ms(
+    started: InstanceRecord, record: InstanceRecord | None, trigger: Trigger, now_ms: int
+) -> int:
+    """Asking once more for the same thing, with no outcome between, does not start the clock."""
+    if record is None or record.state not in _UNDER_WAY or record.node != started.node:
+        return now_ms
+    leaving = trigger is Trigger.DECOMMISSION
+    if leaving != (record.state is State.DECOMMISSIONING):
+        return now_ms
+    same = leaving or record.target_hash == started.target_hash
+    return record.sought_since_ms if same and record.sought_since_ms else now_ms
 
 
 def move(action: Move, record: InstanceRecord, revision: Revision, now_ms: int) -> Moved:
@@ -190,7 +216,8 @@ def move(action: Move, record: InstanceRecord, revision: Revision, now_ms: int) 
     step = TRANSITIONS[(record.state, Trigger.MOVE)]
     told = replace(moved, reason="", message=action.reason)
     said = {"from": record.key, "to": action.instance}
-    return moved, tuple(_event(told, event, now_ms, said) for event in step.events)
+    events = [_event(told, event, now_ms, said) for event in step.events]
+    return replace(moved, told=record.told + len(events)), tuple(events)
 
 
 def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: int) -> Moved:
@@ -211,9 +238,11 @@ def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: in
     if trigger is None:
         return noted, ()
     if trigger is Trigger.READY:
-        return _move(_applied(noted), noted.state, trigger, now_ms)
+        return _move(_applied(noted), noted.state, trigger, now_ms, before=noted)
     reason = report.reason.value if report.reason else "unknown"
     attempts = noted.attempts + (noted.state is not State.FAILED)
+    if report.reason is FailureReason.FLAPPING:
+        attempts = max(attempts, _FLAPPED_ATTEMPTS)
     failed = replace(noted, reason=reason, message=report.message, attempts=attempts)
     return _move(failed, noted.state, trigger, now_ms)
 
@@ -233,9 +262,8 @@ def adopt(
 
 def _settle_removal(record: InstanceRecord, report: WorkloadReport, now_ms: int) -> Moved:
     if report.phase is Phase.REMOVED and report.proof is not None and report.proof.clean:
-        gone = replace(
-            record, endpoints=(), gpu_uuids=(), host_ports=(), reason="", message="teardown proved"
-        )
+        freed = replace(_freed(record), endpoints=())
+        gone = replace(freed, reason="", message="teardown proved")
         return _move(gone, record.state, Trigger.REMOVED, now_ms)
     if report.reason is FailureReason.TEARDOWN_INCOMPLETE and record.reason != report.reason.value:
         failed = replace(record, reason=report.reason.value, message=report.message)
@@ -250,7 +278,9 @@ def _outcome(record: InstanceRecord, report: WorkloadReport) -> Trigger | None:
             return Trigger.STAYED if undone else Trigger.FELL_BACK
         if record.state is State.FAILED or record.reason:
             return None  # already told
-        if report.retained and allowed(record.state, Trigger.FELL_BACK):
+        # What was never heard to be ready is nothing that one could be back at.
+        back = report.retained and record.applied_hash != ""
+        if back and allowed(record.state, Trigger.FELL_BACK):
             return Trigger.FELL_BACK
         return Trigger.FAILED if allowed(record.state, Trigger.FAILED) else None
     up = report.phase in (Phase.READY, Phase.STOPPED) and report.running_hash == record.target_hash
@@ -271,10 +301,18 @@ def _applied(record: InstanceRecord) -> InstanceRecord:
         applied_hash=record.target_hash,
         applied_digest=record.target_digest,
         applied_revision=record.revision,
+        former_gpu_uuids=(),
+        former_host_ports=(),
         attempts=0,
         reason="",
         message="",
     )
+
+
+def _freed(record: InstanceRecord) -> InstanceRecord:
+    """The record of what is gone, which holds nothing any more."""
+    bare = replace(record, former_gpu_uuids=(), former_host_ports=())
+    return replace(bare, gpu_uuids=(), host_ports=(), secrets=())
 
 
 def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
@@ -295,8 +333,10 @@ def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
         gpu_uuids=instance.gpu_uuids,
         host_ports=tuple(port.host for port in workload.ports if port.host is not None),
         access=instance.access,
+        role=instance.role,
         runtime_name="" if workload.instance == instance.key else workload.instance,
         depends_on=instance.depends_on,
+        secrets=tuple(sorted(instance.secrets)),
     )
 
 
@@ -308,7 +348,13 @@ def _aim(
     if record is None or record.state is State.DECOMMISSIONED:
         return fresh
     if record.state is State.REQUESTED:
-        return replace(fresh, correlation_id=record.correlation_id)
+        return replace(
+            fresh,
+            correlation_id=record.correlation_id,
+            change=record.change,
+            conditions=record.conditions,
+            told=record.told,
+        )
     same = record.target_hash == fresh.target_hash
     return replace(
         fresh,
@@ -316,21 +362,48 @@ def _aim(
         applied_hash=record.applied_hash,
         applied_digest=record.applied_digest,
         applied_revision=record.applied_revision,
+        former_gpu_uuids=tuple(sorted({*record.former_gpu_uuids, *record.gpu_uuids})),
+        former_host_ports=tuple(sorted({*record.former_host_ports, *record.host_ports})),
         previous_version=record.previous_version,
         endpoints=record.endpoints,
         restarts=record.restarts,
         attempts=record.attempts if same else 0,
         since_ms=record.since_ms,
+        change=record.change,
+        conditions=record.conditions,
+        told=record.told,
+        # Also those that only the former version reads: its node may have to go back to it.
+        secrets=tuple(sorted({*record.secrets, *fresh.secrets})),
     )
 
 
-def _move(record: InstanceRecord, state: State | None, trigger: Trigger, now_ms: int) -> Moved:
+def _move(
+    record: InstanceRecord,
+    state: State | None,
+    trigger: Trigger,
+    now_ms: int,
+    before: InstanceRecord | None = None,
+) -> Moved:
+    """The step taken, with its events; `before` is the record while the old one still counted."""
     step = TRANSITIONS[(state, trigger)]
     moved = replace(record, state=step.to, since_ms=now_ms)
     told = _back(moved) if trigger is Trigger.FELL_BACK else moved
-    return moved, tuple(
-        _event(moved if name == "failed" else told, name, now_ms) for name in step.events
-    )
+    ran = _sides(record.applied_version, record.applied_digest)
+    if before is not None:
+        ran = _sides(before.applied_version, before.applied_digest)
+    given_up = _sides(record.target_version, record.target_digest)
+    events = [
+        _event(moved, name, now_ms, ran)
+        if name == "failed" or told is moved
+        else _event(told, name, now_ms, given_up)
+        for name in step.events
+    ]
+    return replace(moved, told=record.told + len(events)), tuple(events)
+
+
+def _sides(version: str, digest: str) -> dict[str, str]:
+    """What an event leads away from; what it leads to is its version and digest."""
+    return {"version_from": version, "digest_from": digest}
 
 
 def _back(record: InstanceRecord) -> InstanceRecord:
@@ -341,6 +414,12 @@ def _back(record: InstanceRecord) -> InstanceRecord:
         target_digest=record.applied_digest,
         message="put back by the node",
     )
+
+
+def _membership(key: InstanceKey) -> dict[str, str]:
+    """Of a further member, what it is called and of which instance."""
+    name = member_name(key)
+    return {"member": name, "member_of": instance_of(key)} if name else {}
 
 
 def _event(
@@ -355,10 +434,16 @@ def _event(
         "project_id": record.project_id,
         "reason": record.reason,
         "message": record.message,
+        "role": record.role,
+        **_membership(record.key),
         **(more or {}),
     }
+    if record.change is not None and record.change.revision == record.revision:
+        data["revision_seen_ms"] = str(record.change.seen_at_ms)
     return Event(
-        event_id=content_hash("event", record.key, record.epoch, record.revision, name)[:32],
+        event_id=content_hash(
+            "event", record.key, record.epoch, record.revision, name, record.told
+        )[:32],
         type=EVENT + name,
         instance=record.key,
         correlation_id=record.correlation_id,

@@ -40,6 +40,19 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a commit changed of an instance and has not come true yet.
+
+    `revision` was first seen `seen_at_ms`; `wanted` is the hash of what should run since then,
+    or a word where nothing should.
+    """
+
+    revision: Revision
+    seen_at_ms: int
+    wanted: str
+
+
+@dataclass(frozen=True)
 class InstanceRecord:
     """One instance in our inventory.
 
@@ -68,23 +81,35 @@ class InstanceRecord:
     reason: str = ""
     message: str = ""
     since_ms: int = 0
+    sought_since_ms: int = 0
+    """When its operation was first begun; asking once more for the same leaves it as it is."""
     endpoints: tuple[Endpoint, ...] = ()
     restarts: int = 0
+    told: int = 0
+    """Events told of it so far: what happens twice in one operation is two events."""
     attempts: int = 0
     """Launches of the same target that failed in a row; decides the pause before the next."""
     gpu_uuids: tuple[str, ...] = ()
     host_ports: tuple[int, ...] = ()
-    """GPUs and fixed host ports it holds until its teardown is proved."""
+    """GPUs and fixed host ports of its target, held until its teardown is proved."""
+    former_gpu_uuids: tuple[str, ...] = ()
+    former_host_ports: tuple[int, ...] = ()
+    """Those of what came before its target, held until that is ready: it may run or be put back."""
     access: str = ""
+    role: str = ""
+    """Its role among the members of its instance; empty where its version has no roles."""
     runtime_name: str = ""
     """What its node calls it, where that is not `key`: an instance keeps it when it is moved."""
     depends_on: tuple[InstanceKey, ...] = ()
     """By its newest manifest, so that removal can go backwards when that is gone."""
+    secrets: tuple[str, ...] = ()
+    """Names of all secrets that any of its versions reads, until its teardown is proved."""
     approved: str = ""
     """The id of an action that a person applied while something else still held it."""
     approved_removals: str = ""
     """The approved set of removals that its own, still held by something else, belongs to."""
     conditions: tuple[Condition, ...] = ()
+    change: Change | None = None
 
 
 def node_name(record: InstanceRecord) -> InstanceKey:
@@ -186,3 +211,5 @@ class PassSummary:
     waiting: int = 0
     message: str = ""
     findings: tuple[Mapping[str, object], ...] = ()
+    blocked: Mapping[str, int] = field(default_factory=dict)
+    """How many actions are held, and how many instances on their way, by code."""

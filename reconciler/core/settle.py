@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from node_agent.wire import Phase
 from reconciler.core import lifecycle
-from reconciler.core.desired import Desired
+from reconciler.core.desired import Desired, Target
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed, is_there
 from reconciler.core.records import Event, InstanceRecord, Intent, State
@@ -64,23 +64,48 @@ def _depending(record: InstanceRecord, desired: Desired) -> InstanceRecord:
     return replace(record, depends_on=target.instance.depends_on)
 
 
+def _rests_as_wanted(record: InstanceRecord, target: Target, observed: Observed) -> bool:
+    seen = observed.workload(record.node, record.key)
+    report = seen.value if isinstance(seen, Known) else None
+    rests = report is not None and report.phase is Phase.STOPPED
+    return rests and target.instance.run == "stopped"
+
+
 def finished_intents(
     records: Mapping[InstanceKey, InstanceRecord],
     intents: Sequence[Intent],
     desired: Desired,
     observed: Observed,
 ) -> tuple[InstanceKey, ...]:
-    """Instances whose accepted task has run its course, whatever came of it."""
+    """Instances whose accepted task has run its course, whatever came of it, and those that came
+    to rest without the task that their node refused, or after a later one than it took over.
+    """
     done = {
         intent.instance
         for intent in intents
         if intent.state == "accepted"
         and intent.instance in records
-        and records[intent.instance].state in _SETTLED
         and records[intent.instance].correlation_id == intent.correlation_id
+        and _ended(records[intent.instance], desired, observed)
         and (intent.kind != "control" or _obeyed(intent, desired, observed))
     }
-    return tuple(sorted(done))
+    queued = {intent.instance for intent in intents if intent.state == "queued"}
+    needless = {
+        intent.instance
+        for intent in intents
+        if (record := records.get(intent.instance)) is not None
+        and (intent.state == "refused" or intent.correlation_id != record.correlation_id)
+        and record.state in (State.RUNNING, State.DECOMMISSIONED)
+        and (intent.kind != "control" or _obeyed(intent, desired, observed))
+    }
+    return tuple(sorted(done | (needless - queued)))
+
+
+def _ended(record: InstanceRecord, desired: Desired, observed: Observed) -> bool:
+    """One that was stopped before it was ever ready goes on once it is wanted running again."""
+    target = desired.targets.get(record.key)
+    rests = target is not None and _rests_as_wanted(record, target, observed)
+    return record.state in _SETTLED or rests
 
 
 def _obeyed(intent: Intent, desired: Desired, observed: Observed) -> bool:
@@ -89,7 +114,9 @@ def _obeyed(intent: Intent, desired: Desired, observed: Observed) -> bool:
     target = desired.targets.get(intent.instance)
     if target is None or not isinstance(seen, Known) or seen.value is None:
         return target is None
-    return (target.instance.run == "stopped") == (seen.value.phase is Phase.STOPPED)
+    if target.instance.run == "stopped":
+        return seen.value.phase is Phase.STOPPED or seen.value.running_hash is None
+    return seen.value.phase is not Phase.STOPPED
 
 
 def _withdrawn(

@@ -9,11 +9,12 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import platform
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ SITE_PORT = 8080
 """The container port of `build_site`."""
 
 BUSYBOX = Path("/bin/busybox")
-PUSH_TIMEOUT_S = 20.0
+PUSH_TIMEOUT_S = 60.0
+PUSH_PART_BYTES = 1024 * 1024
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _UNPRIVILEGED = "65534:65534"
 
@@ -123,7 +125,7 @@ def write_layout(image: OciImage, folder: Path, ref: str) -> None:
     blobs.mkdir(parents=True, exist_ok=True)
     for digest, content in sorted(image.blobs.items()):
         _replace(blobs / digest.value.removeprefix("sha256:"), content)
-    _replace(folder / "oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
+    _replace(folder / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
     index_file = folder / "index.json"
     listed = json.loads(index_file.read_bytes())["manifests"] if index_file.exists() else []
     others = [entry for entry in listed if entry.get("annotations", {}).get(REF_NAME) != ref]
@@ -133,7 +135,54 @@ def write_layout(image: OciImage, folder: Path, ref: str) -> None:
         "mediaType": INDEX_TYPE,
         "manifests": [*others, {**entry, "annotations": {REF_NAME: ref}}],
     }
-    _replace(index_file, _canonical(index))
+    _replace(index_file, canonical(index))
+
+
+def write_layout_of_files(
+    layers: Sequence[Path], settings: Mapping[str, object], folder: Path, ref: str
+) -> Digest:
+    """An image layout of layers that are tar files, which are moved into it: they may be large."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    described = []
+    for layer in layers:
+        digest, size_bytes = _digest_of_file(layer), layer.stat().st_size
+        layer.rename(blobs / digest.value.removeprefix("sha256:"))
+        described.append({"mediaType": LAYER_TYPE, "digest": str(digest), "size": size_bytes})
+    image = _described(described, settings)
+    write_layout(image, folder, ref)
+    return image.manifest_digest
+
+
+def push_layout(folder: Path, ref: str, endpoint: str, repository: str, tag: str) -> Digest:
+    """Uploads the image that an image layout names `ref`, file by file; returns its digest."""
+    listed = json.loads((folder / "index.json").read_bytes())["manifests"]
+    found = [one for one in listed if one.get("annotations", {}).get(REF_NAME) == ref]
+    if not found:
+        raise Refused("ref_not_found", f"the image layout has no {ref}", where=str(folder))
+    digest = Digest.parse(found[0]["digest"])
+    manifest = _blob(folder, digest).read_bytes()
+    document = json.loads(manifest)
+    base = f"http://{endpoint}/v2/{repository}"
+    try:
+        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
+            for one in (*document["layers"], document["config"]):
+                blob = Digest.parse(one["digest"])
+                _push_file(client, base, blob, _blob(folder, blob))
+            headers = {"Content-Type": MANIFEST_TYPE}
+            _expect(client.put(f"{base}/manifests/{tag}", content=manifest, headers=headers), 201)
+    except httpx.TransportError as error:
+        raise Transient("registry_unreachable", str(error), where=base) from None
+    return digest
+
+
+def _blob(folder: Path, digest: Digest) -> Path:
+    return folder / "blobs" / "sha256" / digest.value.removeprefix("sha256:")
+
+
+def _digest_of_file(path: Path) -> Digest:
+    with path.open("rb") as file:
+        return Digest.parse("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _page(version: str) -> dict[str, tuple[bytes, int]]:
@@ -142,24 +191,29 @@ def _page(version: str) -> dict[str, tuple[bytes, int]]:
 
 def _image(files: Mapping[str, tuple[bytes, int]], settings: Mapping[str, object]) -> OciImage:
     layer = _layer(files)
-    config = _canonical(
+    image = _described([_descriptor(LAYER_TYPE, layer)], settings)
+    return OciImage({**image.blobs, Digest.of(layer): layer}, image.manifest_digest)
+
+
+def _described(layers: Sequence[Mapping[str, object]], settings: Mapping[str, object]) -> OciImage:
+    """Config and manifest of an image of these uncompressed layers; the layers are elsewhere."""
+    config = canonical(
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": settings,
-            "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]},
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
         }
     )
-    manifest = _canonical(
+    manifest = canonical(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
             "config": _descriptor(CONFIG_TYPE, config),
-            "layers": [_descriptor(LAYER_TYPE, layer)],
+            "layers": list(layers),
         }
     )
-    blobs = {Digest.of(content): content for content in (layer, config, manifest)}
-    return OciImage(blobs, Digest.of(manifest))
+    return OciImage({Digest.of(one): one for one in (config, manifest)}, Digest.of(manifest))
 
 
 def _layer(files: Mapping[str, tuple[bytes, int]]) -> bytes:
@@ -182,24 +236,35 @@ def _descriptor(media_type: str, content: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "digest": str(Digest.of(content)), "size": len(content)}
 
 
-def _canonical(document: object) -> bytes:
+def canonical(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _push_blob(client: httpx.Client, base: str, digest: Digest, content: bytes) -> None:
     if client.head(f"{base}/blobs/{digest}").status_code == 200:
         return
+    headers = {"Content-Type": "application/octet-stream"}
+    _expect(client.put(_upload_place(client, base, digest), content=content, headers=headers), 201)
+
+
+def _push_file(client: httpx.Client, base: str, digest: Digest, path: Path) -> None:
+    if client.head(f"{base}/blobs/{digest}").status_code == 200:
+        return
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(path.stat().st_size),
+    }
+    with path.open("rb") as file:
+        parts = iter(lambda: file.read(PUSH_PART_BYTES), b"")
+        place = _upload_place(client, base, digest)
+        _expect(client.put(place, content=parts, headers=headers), 201)
+
+
+def _upload_place(client: httpx.Client, base: str, digest: Digest) -> httpx.URL:
     started = client.post(f"{base}/blobs/uploads/")
     _expect(started, 202)
     place = started.request.url.join(started.headers["Location"])
-    _expect(
-        client.put(
-            place.copy_add_param("digest", str(digest)),
-            content=content,
-            headers={"Content-Type": "application/octet-stream"},
-        ),
-        201,
-    )
+    return place.copy_add_param("digest", str(digest))
 
 
 def _expect(answer: httpx.Response, status: int) -> None:

@@ -110,8 +110,13 @@ def start_registry(root: Path, port: int | None = None) -> RegistryServer:
     return _on_free_port(attempt, port)
 
 
-def start_sshd(root: Path, authorized_key: str, port: int | None = None) -> SshServer:
-    """Starts an OpenSSH server that lets in the holder of `authorized_key`, a public key line."""
+def start_sshd(
+    root: Path, authorized_key: str, port: int | None = None, tunnels: bool = False
+) -> SshServer:
+    """Starts an OpenSSH server that lets in the holder of `authorized_key`, a public key line.
+
+    With `tunnels` it leads on to ports of this host's loopback.
+    """
     program = process.find_program("sshd", "openssh-server")
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
@@ -124,7 +129,7 @@ def start_sshd(root: Path, authorized_key: str, port: int | None = None) -> SshS
     config = root / "sshd_config"
 
     def attempt(chosen: int) -> SshServer:
-        config.write_text(_sshd_configuration(chosen, host_key, authorized))
+        config.write_text(_sshd_configuration(chosen, host_key, authorized, tunnels))
         service = process.start("sshd", [program, "-D", "-e", "-f", str(config)], root)
         _ready_or_end(service, chosen, _ssh_answers)
         public = " ".join(host_key.with_suffix(".pub").read_text().split()[:2])
@@ -196,7 +201,7 @@ def _host_key(root: Path) -> Path:
     return key
 
 
-def _sshd_configuration(port: int, host_key: Path, authorized: Path) -> str:
+def _sshd_configuration(port: int, host_key: Path, authorized: Path, tunnels: bool) -> str:
     lines = (
         f"Port {port}",
         f"ListenAddress {LOOPBACK}",
@@ -209,7 +214,8 @@ def _sshd_configuration(port: int, host_key: Path, authorized: Path) -> str:
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
         "PermitRootLogin prohibit-password",
-        "AllowTcpForwarding no",
+        f"AllowTcpForwarding {'local' if tunnels else 'no'}",
+        f"PermitOpen {LOOPBACK}:*",
         "X11Forwarding no",
         "PrintMotd no",
         "LogLevel ERROR",

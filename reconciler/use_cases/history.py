@@ -13,6 +13,7 @@ from typing import Protocol
 from reconciler.core.changes import field_changes, value_at
 from reconciler.core.history import Commit, Form, History, Step, folder_of, former_name
 from reconciler.core.kinds import KINDS
+from reconciler.core.members import first_path, is_member
 from reconciler.core.names import ObjectRef, Revision, nearest
 from reconciler.core.records import NumberedEvent
 from reconciler.core.source import Snapshot
@@ -52,7 +53,8 @@ class Commits(Protocol):
 def parse_target(text: str, *, files: bool = False) -> ObjectRef | str:
     """`Kind/scope/name`, `tenant/project/name` (an instance) or, with `files`, a path.
 
-    Refused for anything else, with what may have been meant.
+    A member, `name.member`, stands for the instance that declares it. Refused for anything else,
+    with what may have been meant.
     """
     text = text.removeprefix("./")
     first, *names = text.split("/")
@@ -61,13 +63,22 @@ def parse_target(text: str, *, files: bool = False) -> ObjectRef | str:
             return text
         raise _no_object(text, "name the object, Kind/scope/name: a file may hold several")
     if first in KINDS:
-        return _known_kind(text)
+        return _declared(_known_kind(text))
     if len(names) == 2 and all((first, *names)):
-        return ObjectRef("AppInstance", (first, *names))
+        return _declared(ObjectRef("AppInstance", (first, *names)))
     near = nearest(first, KINDS)
     if near and names:
         raise _no_object(text, f"did you mean {'/'.join((near, *names))}?")
     raise _no_object(text, "name it Kind/scope/name, or tenant/project/name for an instance")
+
+
+def _declared(ref: ObjectRef) -> ObjectRef:
+    return ObjectRef(ref.kind, first_path(ref.path)) if is_member(ref) else ref
+
+
+def member_of_target(text: str, ref: ObjectRef) -> str:
+    """The member that the name of an instance is of; empty for the instance itself."""
+    return text.rpartition("/")[2].partition(".")[2] if ref.kind == "AppInstance" else ""
 
 
 def _known_kind(text: str) -> ObjectRef:

@@ -21,7 +21,7 @@ from node_agent.wire import Gpu, Inventory, Origin, Phase, Report, WorkloadRepor
 from reconciler.core.desired import Desired, StateObject
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app_version import AppVersionSpec
-from reconciler.core.names import Digest, InstanceKey, ObjectRef
+from reconciler.core.names import Digest, InstanceKey, ObjectRef, instance_of, member_name
 from reconciler.core.observed import NodeSeen, Observed, Unknown
 from reconciler.core.problems import Problem
 from reconciler.core.records import EnrolledNode, InstanceRecord, State
@@ -179,9 +179,10 @@ def instance_manifest(
 ) -> Manifest:
     """The AppInstance manifest of what runs undeclared, proved to change nothing.
 
-    Refused: import_unknown_instance, import_known, import_not_settled, import_no_origin,
-    import_no_version, import_no_allocation, import_differs.
+    Refused: import_member, import_unknown_instance, import_known, import_not_settled,
+    import_no_origin, import_no_version, import_no_allocation, import_differs.
     """
+    _refuse_member(key)
     memo = LoadMemo()
     now = plan_revision(look, source, schemas, settings, memo=memo)
     node, report = _running(look, now, key)
@@ -221,6 +222,16 @@ def _running(look: Look, now: Planned, key: InstanceKey) -> tuple[str, WorkloadR
         f"no node reports that it runs {key}{more}",
         hint="gpuaas import --list shows what there is",
     )
+
+
+def _refuse_member(key: InstanceKey) -> None:
+    if member_name(key):
+        raise Refused(
+            "import_member",
+            f"{key} is a further member of {instance_of(key)}, and has no manifest of its own",
+            hint="import that one, and name this under its spec.members: "
+            f"- {{name: {member_name(key)}, role: <role>, allocation: <allocation on its node>}}",
+        )
 
 
 def _undeclared(observed: Observed, key: InstanceKey) -> Iterator[tuple[str, WorkloadReport]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from node_agent.envelope import EnvelopeRefused, key_id, seal, unseal
+from node_agent.envelope import EnvelopeRefused, seal, unseal
 from node_agent.wire import (
     LAYOUT_PREFIX,
     FailureReason,
@@ -25,6 +25,7 @@ from node_agent.wire import (
     Proof,
     VerifierKey,
     WorkloadReport,
+    key_id,
 )
 from reconciler.core.accept import parse_accepted, to_stored
 from reconciler.core.desired import Candidate, Desired
@@ -219,6 +220,8 @@ def _record(record: InstanceRecord) -> dict[str, Any]:
         "state": record.state.value,
         "gpu_uuids": list(record.gpu_uuids),
         "host_ports": list(record.host_ports),
+        "former_gpu_uuids": list(record.former_gpu_uuids),
+        "former_host_ports": list(record.former_host_ports),
         "depends_on": list(record.depends_on),
     }
 
@@ -429,6 +432,8 @@ def _parsed_record(one: Any) -> InstanceRecord:
         state=State(one["state"]),
         gpu_uuids=tuple(one["gpu_uuids"]),
         host_ports=tuple(one["host_ports"]),
+        former_gpu_uuids=tuple(one.get("former_gpu_uuids", ())),
+        former_host_ports=tuple(one.get("former_host_ports", ())),
         depends_on=tuple(one["depends_on"]),
     )
 

@@ -6,80 +6,76 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from reconciler.adapters.clock import SystemClock
-from reconciler.adapters.git_pygit2 import GitSource
-from reconciler.adapters.secrets_local import LocalSecrets
 from reconciler.adapters.store_sql import SqlStore
-from reconciler.core.names import ArtifactKey
-from reconciler.core.observed import ArtifactSeen
 from reconciler.errors import Refused
 from reconciler.ports import (
     RECONCILER_LEASE,
     TASK_KEY,
     WEBHOOK_SECRET_PATH,
     Ports,
-    RegistryEndpoint,
+    Registry,
     Secret,
+    SecretStore,
 )
 from reconciler.settings import Settings
+from reconciler.wiring.source import git_source, state_dir
 
 if TYPE_CHECKING:
-    from reconciler.adapters.registry_oci import OciRegistry
+    from reconciler.adapters.git_pygit2 import GitSource
 
 _STORE = "store.db"
 
 
-class RegistryOnDemand:
-    """A registry that is opened by the first question: most plans ask none, and HTTP and its
-    certificates take longer to load than the store takes to open.
+class OnDemand:
+    """A service that its first use opens, in whichever thread: most plans ask no registry and sign
+    nothing, and HTTP or cryptography takes longer to load than the store takes to open.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, open: Callable[[], Any]) -> None:
+        self._open = open
         self._opening = threading.Lock()
-        self._opened: OciRegistry | None = None
+        self._opened: Any = None
 
-    def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen:
-        return self._open().look_up(endpoint, key)
+    def __getattr__(self, name: str) -> Any:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+        return getattr(self._opened, name)
 
-    def close(self) -> None:
+    def close_if_opened(self) -> None:
         if self._opened is not None:
             self._opened.close()
 
-    def _open(self) -> OciRegistry:
-        with self._opening:
-            if self._opened is None:
-                from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415
-
-                self._opened = OciRegistry(self._settings)
-            return self._opened
-
 
 @contextmanager
-def open_ports(settings: Settings, *, make: bool = True) -> Iterator[Ports]:
-    """The real services of one process, closed at the end.
+def open_ports(
+    settings: Settings, *, make: bool = True, source: GitSource | None = None
+) -> Iterator[Ports]:
+    """The real services of one process, closed at the end. `source`: opened already.
 
     `make` false: who only looks finds a state directory or is told that there is none. One made in
     passing would belong to whoever looked first.
     """
-    folder = _state_dir(settings) if make else _existing(settings.state_dir)
+    folder = state_dir(settings) if make else _existing(settings.state_dir)
     store = SqlStore.open(f"sqlite:///{folder / _STORE}")
-    registry = RegistryOnDemand(settings)
+    registry = OnDemand(lambda: _open_registry(settings))
+    custody = OnDemand(lambda: _open_secrets(folder / "secrets"))
     try:
         yield Ports(
-            source=GitSource(settings.repo, settings.branch, folder / "mirror.git", settings),
-            registry=registry,
-            secrets=LocalSecrets(folder / "secrets"),
+            source=source or git_source(settings),
+            registry=cast(Registry, registry),
+            secrets=cast(SecretStore, custody),
             store=store,
             clock=SystemClock(),
         )
     finally:
-        registry.close()
+        registry.close_if_opened()
         store.close()
 
 
@@ -106,6 +102,18 @@ def leader(ports: Ports, settings: Settings) -> str | None:
     return None
 
 
+def _open_registry(settings: Settings) -> Registry:
+    from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415
+
+    return OciRegistry(settings)
+
+
+def _open_secrets(folder: Path) -> SecretStore:
+    from reconciler.adapters.secrets_local import LocalSecrets  # noqa: PLC0415
+
+    return LocalSecrets(folder)
+
+
 def _existing(folder: Path) -> Path:
     if not (folder / _STORE).exists():
         raise Refused(
@@ -114,18 +122,4 @@ def _existing(folder: Path) -> Path:
             where=str(folder),
             hint="start `gpuaas run` or `gpuaas apply`, or pass --state-dir",
         )
-    return folder
-
-
-def _state_dir(settings: Settings) -> Path:
-    folder = settings.state_dir
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(
-            "state_dir",
-            f"cannot make the state directory: {error.strerror}",
-            where=str(folder),
-            hint="pass --state-dir with a folder you may write to",
-        ) from None
     return folder

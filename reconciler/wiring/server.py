@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from reconciler.cycle import Pass
 from reconciler.loop import Loop
 from reconciler.ports import Ports
 from reconciler.server.app import build_app
 from reconciler.server.deps import ServerDeps, Signal
-from reconciler.server.metrics import Metrics
+from reconciler.server.metrics import Metrics, PassNews
 from reconciler.server.serve import serve
 from reconciler.settings import Settings
+from reconciler.watch import PHASES
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.ports import first_start, holder, open_ports
 from reconciler.wiring.snapshots import snapshot_service
@@ -35,14 +37,14 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
     """
     with open_ports(settings) as ports:
         first_start(ports)
-        signal, metrics = Signal(), Metrics()
+        signal, metrics = Signal(), Metrics(PHASES)
         loop = Loop(
             ports,
             settings,
             schema_set(),
             holder=holder(),
             on_tasks=lambda nodes: notify_all(signal, nodes),
-            on_pass=lambda done: metrics.observe(done.summary),
+            on_pass=lambda done: metrics.observe(done.summary, news_of(done)),
             manual=manual,
         )
         deps = ServerDeps(
@@ -54,9 +56,14 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             task_queued=signal,
             metrics=metrics,
             snapshot=snapshot_service(ports, settings),
+            heartbeat=loop.heartbeat,
         )
         with serve(build_app(deps), settings) as address:
             yield ControlPlane(ports, loop, address)
+
+
+def news_of(done: Pass) -> PassNews:
+    return PassNews(done.events, done.arrivals, done.restarts, done.seconds)
 
 
 def notify_all(signal: Signal, nodes: frozenset[str]) -> None:

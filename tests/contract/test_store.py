@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node_agent.envelope import key_id
-from node_agent.wire import Endpoint, TaskAck
-from reconciler.adapters.store_sql import SqlStore
+from node_agent.wire import Endpoint, TaskAck, key_id
 from reconciler.core.names import ActionId, InstanceKey, Revision
 from reconciler.core.records import (
     Accepted,
@@ -28,7 +24,6 @@ from reconciler.core.records import (
 )
 from reconciler.errors import Refused, Transient
 from reconciler.ports import Changes, Store
-from tests.fakes.store import MemoryStore
 
 HELLO = InstanceKey("acme/research/hello")
 OTHER = InstanceKey("acme/research/other")
@@ -77,51 +72,12 @@ def an_intent(number: int, **fields: object) -> Intent:
     return replace(intent, **fields)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    real = SqlStore.open(f"sqlite:///{tmp_path / 'store.db'}")
-    yield real
-    real.close()
-
-
 def enrol(store: Store, name: str = "node-1", key: str = "1" * 64, now_ms: int = 1) -> EnrolledNode:
     secret = f"{name}-{key}-{now_ms}"
     store.add_join_token(secret, name, 1_000_000)
     node = store.redeem_join_token(secret, name, key, now_ms)
     assert node is not None
     return node
-
-
-class TestLeases:
-    def test_the_first_holder_keeps_it_until_it_expires(self, store: Store) -> None:
-        assert store.lease("pass", "a", 0, 100) == "a"
-        assert store.lease("pass", "b", 99, 100) == "a"
-        assert store.lease("pass", "b", 100, 100) == "b"
-        assert store.lease("pass", "a", 101, 100) == "b"
-
-    def test_renewing_moves_the_expiry(self, store: Store) -> None:
-        store.lease("pass", "a", 0, 100)
-        assert store.lease("pass", "a", 90, 100) == "a"
-        assert store.lease("pass", "b", 150, 100) == "a"
-
-    def test_release_frees_it_at_once_but_only_for_its_holder(self, store: Store) -> None:
-        store.lease("pass", "a", 0, 100)
-        store.release("pass", "b")
-        assert store.lease("pass", "b", 1, 100) == "a"
-        store.release("pass", "a")
-        assert store.lease("pass", "b", 1, 100) == "b"
-
-    def test_names_are_apart(self, store: Store) -> None:
-        assert store.lease("pass", "a", 0, 100) == "a"
-        assert store.lease("node/1", "b", 0, 100) == "b"
-
-    def test_one_of_many_wins(self, store: Store) -> None:
-        with ThreadPoolExecutor(8) as pool:
-            seen = list(pool.map(lambda n: store.lease("pass", f"h{n}", 5, 100), range(16)))
-        assert len(set(seen)) == 1
 
 
 class TestAccepted:
@@ -238,6 +194,22 @@ class TestEvents:
         page = store.events(instance=HELLO)
         assert [numbered.event.event_id for numbered in page] == ["e-1", "e-3"]
         assert store.events(after=page[-1].cursor, instance=HELLO) == []
+
+    def test_of_one_instance_with_its_members(self, store: Store) -> None:
+        keys = [HELLO, f"{HELLO}.w1", f"{HELLO}-2", f"{HELLO}.w1-2", f"{HELLO}x.w1"]
+        keys.append(HELLO.replace("hello", "h_llo") + ".w1")
+        store.commit(
+            Changes(events=[an_event(n, InstanceKey(key)) for n, key in enumerate(keys, 1)])
+        )
+        ids = {
+            key: [numbered.event.event_id for numbered in store.events(instance=InstanceKey(key))]
+            for key in keys[:3]
+        }
+        assert ids == {
+            keys[0]: ["e-1", "e-2", "e-4"],
+            keys[1]: ["e-2"],
+            keys[2]: ["e-3"],
+        }
 
     def test_a_limit_of_nothing(self, store: Store) -> None:
         store.commit(Changes(events=[an_event(1)]))

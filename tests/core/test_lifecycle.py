@@ -111,7 +111,7 @@ def test_a_move_changes_the_name_and_nothing_of_how_it_stands() -> None:
         assert (after.key, after.runtime_name) == (action.instance, before.key)
         assert replace(
             after, key=before.key, runtime_name="", epoch=before.epoch,
-            correlation_id=before.correlation_id,
+            correlation_id=before.correlation_id, told=before.told,
         ) == before  # fmt: skip
 
 
@@ -290,7 +290,10 @@ def test_finished_intents_are_those_whose_operation_ended() -> None:
     assert finished_intents(inventory(record), [done], *seen) == (record.key,)
     assert finished_intents(inventory(record), [replace(done, state="queued")], *seen) == ()
     assert finished_intents(inventory(deploying(OLD)), [done], *seen) == ()
-    assert finished_intents(inventory(record), [replace(done, correlation_id="x")], *seen) == ()
+    # One of an earlier operation is over once a later one has come to rest, and not before.
+    earlier = replace(done, correlation_id="x")
+    assert finished_intents(inventory(record), [earlier], *seen) == (record.key,)
+    assert finished_intents(inventory(deploying(OLD)), [earlier], *seen) == ()
 
 
 def test_a_stop_is_finished_when_the_node_says_stopped() -> None:

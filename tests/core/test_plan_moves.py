@@ -13,6 +13,7 @@ from node_agent.wire import Stray
 from reconciler.core.accept import AcceptedState, to_desired
 from reconciler.core.actions import Move, Precondition
 from reconciler.core.desired import Desired, Guards, Term
+from reconciler.core.health import HealthLimits, healths
 from reconciler.core.lifecycle import begin
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, NodeSeen, Observed
@@ -145,7 +146,8 @@ def test_a_held_move_keeps_the_old_one_as_it_is_and_says_why() -> None:
     see, records = observed(report(HELLO)), [running(HELLO)]
     p = plan(want, see, records)
     assert kinds(p) == ["move hi suspended"]
-    (record,) = with_conditions(inventory(*records), want, see, p, NOW_MS).values()
+    found = healths(inventory(*records), want, see, (), NOW_MS, HealthLimits())
+    (record,) = with_conditions(inventory(*records), want, found, p, NOW_MS).values()
     assert [(c.type, c.status, c.reason) for c in record.conditions] == [
         ("Ready", "True", "Ready"), ("Converged", "False", "Suspended"),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from node_agent.wire import FailureReason, Phase
 from reconciler.core.actions import action_id
 from reconciler.core.desired import Desired, Guards, IgnoreRule, Term, Window
+from reconciler.core.health import HealthLimits, healths
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan
 from reconciler.core.plan.compute import compute_plan
@@ -237,6 +238,7 @@ def test_how_a_pass_ends_and_what_its_instance_says(
     records = [running(OLD)]
     p = plan(want, see, records)
     assert result_of(p, (), None) == result
-    (after,) = with_conditions(inventory(*records), want, see, p, NOW_MS).values()
+    found = healths(inventory(*records), want, see, (), NOW_MS, HealthLimits())
+    (after,) = with_conditions(inventory(*records), want, found, p, NOW_MS).values()
     converged = next(c for c in after.conditions if c.type == "Converged")
     assert converged.reason == reason

@@ -163,6 +163,13 @@ CASES: list[Any] = [
         "name a is used twice (each needs its own)",
     ),
     (
+        "secret name twice",
+        VERSION_PATH,
+        version(ports="[]\n    secrets: [{name: a}, {name: b}, {name: a}]"),
+        ("duplicate_item", 14, 38, "/spec/runtime_profile/secrets/2/name"),
+        "name a is used twice (each needs its own)",
+    ),
+    (
         "launch parameters that are no schema",
         VERSION_PATH,
         version(launch="{type: object, properties: {a: {type: strin}}}"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from node_agent.envelope import key_id as id_of_key
 from node_agent.wire import TaskAck
-from reconciler.core.names import ActionId, InstanceKey
+from node_agent.wire import key_id as id_of_key
+from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.records import (
     Accepted,
     EnrolledNode,
@@ -21,7 +21,7 @@ from reconciler.core.records import (
     PassSummary,
 )
 from reconciler.errors import Refused, Transient
-from reconciler.ports import Changes
+from reconciler.ports import RECONCILER_LEASE, Changes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,6 +75,13 @@ class MemoryStore:
         return owner
 
     @_atomic
+    def renew(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> bool:
+        mine = self._leases.get(name, ("", 0))[0] == holder
+        if mine:
+            self._leases[name] = (holder, now_ms + ttl_ms)
+        return mine
+
+    @_atomic
     def release(self, name: str, holder: str) -> None:
         if self._leases.get(name, ("", 0))[0] == holder:
             del self._leases[name]
@@ -84,7 +91,8 @@ class MemoryStore:
         return self._accepted
 
     @_atomic
-    def save_accepted(self, accepted: Accepted) -> None:
+    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
+        self._refuse_unless_leading(holder)
         objects = dict(sorted(accepted.objects.items()))
         self._accepted = Accepted(accepted.revision, objects)
 
@@ -94,6 +102,7 @@ class MemoryStore:
 
     @_atomic
     def commit(self, changes: Changes) -> None:
+        self._refuse_unless_leading(changes.holder)
         self._intents = self._with_intents(changes)
         self._last_pass = changes.summary or self._last_pass
         for event in changes.events:
@@ -104,6 +113,10 @@ class MemoryStore:
             self._records[record.key] = record
         for key in changes.forgotten:
             self._records.pop(key, None)
+
+    def _refuse_unless_leading(self, holder: str) -> None:
+        if holder and self._leases.get(RECONCILER_LEASE, ("", 0))[0] != holder:
+            raise Transient("lease_lost", "somebody else leads by now: nothing was stored")
 
     def _with_intents(self, changes: Changes) -> dict[ActionId, Intent]:
         intents = dict(self._intents)
@@ -131,7 +144,10 @@ class MemoryStore:
     ) -> Sequence[NumberedEvent]:
         numbered = [NumberedEvent(cursor, one) for cursor, one in enumerate(self._events, 1)]
         wanted = [
-            one for one in numbered if one.cursor > after and instance in (None, one.event.instance)
+            one
+            for one in numbered
+            if one.cursor > after
+            and instance in (None, one.event.instance, instance_of(one.event.instance))
         ]
         return wanted[: max(limit, 0)]
 

@@ -8,13 +8,13 @@ from reconciler.core.actions import Action
 from reconciler.core.desired import Desired, Target
 from reconciler.core.diff import diff
 from reconciler.core.names import InstanceKey
-from reconciler.core.observed import ArtifactSeen, Observed, Seen, Unknown
+from reconciler.core.observed import Observed
 from reconciler.core.plan import Finding, Plan, Waiting, plan_id_of
 from reconciler.core.plan.budgets import approved_sets, removals_id, removals_wanted
 from reconciler.core.plan.findings import all_findings
 from reconciler.core.plan.guards import Situation, guard_findings, hold_back
 from reconciler.core.plan.instances import Case, decide
-from reconciler.core.plan.moves import moving
+from reconciler.core.plan.moves import moving, put_off
 from reconciler.core.plan.order import ordered, stopped_dependencies
 from reconciler.core.plan.terms import in_force, sort_out
 from reconciler.core.records import InstanceRecord, Intent
@@ -34,12 +34,12 @@ def compute_plan(
 
     `approved` are ids of plans that a person asked to have carried out.
     """
-    followed = moving(desired, records)
+    followed, later = moving(desired, records), put_off(desired, records)
     actions: list[Action] = []
     waiting: list[Waiting] = []
     findings: list[Finding] = []
     unchanged = 0
-    for case in _all_cases(desired, observed, records, intents, followed, now_ms):
+    for case in _all_cases(desired, observed, records, intents, followed, later, now_ms):
         verdict = decide(case)
         if verdict is None:
             unchanged += case.target is not None
@@ -49,6 +49,10 @@ def compute_plan(
             findings.append(verdict)
         else:
             actions.append(verdict)
+    waiting += [
+        Waiting(record.key, record.node, "to_be_moved", f"becomes {key} once that name is free")
+        for key, record in sorted(later.items())
+    ]
     base = observed.fingerprint
     plan_id = plan_id_of(desired.revision, base, actions)
     asked_for = "" if plan_id in approved else plan_id
@@ -97,10 +101,12 @@ def _all_cases(
     records: Records,
     intents: Sequence[Intent],
     followed: Records,
+    later: Records,
     now_ms: int,
 ) -> Iterator[Case]:
+    """`followed` are to be renamed, `later` too, once their new name is free."""
     open_intents = {intent.instance: intent for intent in intents}
-    spared = {record.key for record in followed.values()}
+    spared = {record.key for record in (*followed.values(), *later.values())}
     for key, target, record in _cases(desired, records):
         if key in spared:
             continue
@@ -111,10 +117,9 @@ def _all_cases(
             target=target,
             record=record,
             seen=observed.workload(_node_of(target, there), there.key if there else key),
-            artifact=_artifact(observed, target),
+            observed=observed,
             intent=open_intents.get(there.key if there else key),
             now_ms=now_ms,
-            destination=_destination(observed, target),
             former=former,
         )
 
@@ -139,14 +144,3 @@ def _node_of(target: Target | None, record: InstanceRecord | None) -> str:
         return record.node
     assert target is not None or record is not None
     return target.instance.node if target else record.node if record else ""
-
-
-def _destination(observed: Observed, target: Target | None) -> Unknown | None:
-    seen = observed.node(target.instance.node) if target is not None else None
-    return seen if isinstance(seen, Unknown) else None
-
-
-def _artifact(observed: Observed, target: Target | None) -> Seen[ArtifactSeen]:
-    if target is None:
-        return Unknown("not_needed", "nothing is launched")
-    return observed.artifact(target.instance.artifact)

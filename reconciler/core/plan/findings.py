@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from node_agent.wire import Phase
 from reconciler.core.actions import Action, Launch, Remove
 from reconciler.core.desired import Desired
-from reconciler.core.names import InstanceKey
+from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.observed import NodeSeen, Observed, Unknown
 from reconciler.core.plan import Finding
 from reconciler.core.records import InstanceRecord, State, node_name
@@ -39,6 +39,7 @@ def _quarantined(desired: Desired) -> list[Finding]:
     return [
         Finding("stalled", "quarantined", f"AppInstance/{key}", why, "fix it with a new commit")
         for key, why in sorted(desired.held.items())
+        if key == instance_of(key) or instance_of(key) not in desired.held
     ]
 
 
@@ -60,6 +61,8 @@ def _renames(desired: Desired, records: Records, actions: Sequence[Action]) -> l
         alike = leaving.get((project, instance.app, action.version, action.node, gpus), [])
         if len(alike) != 1 or instance.moved_from is not None:
             continue
+        if instance.member_of is not None or member_name(alike[0]):
+            continue  # Members come and go under names of their own.
         former = alike[0].rpartition("/")[2]
         found.append(
             Finding(
@@ -89,6 +92,8 @@ def _idle_moves(
         other, own = records.get(former), records.get(key)
         if own is not None and own.state is not State.REQUESTED and other is None:
             continue  # Long done; the line may stay.
+        if target.instance.member_of is not None and other is None:
+            continue  # One more than there were: it is the instance that moved.
         if other is None and isinstance(observed.node(target.instance.node), Unknown):
             continue  # After the loss of the store it may well run there under its former name.
         message = f"there is nothing called {former} that it could have been"

@@ -99,14 +99,18 @@ def hold_for_resources(actions: Sequence[Action], records: Records) -> list[Acti
     """Holds launches whose GPUs, fixed host ports or name others on the node still occupy."""
     if all(a.held is not None or not isinstance(a, Launch | Replace) for a in actions):
         return list(actions)
-    occupied, named = _occupied(records), _named(records)
+    occupied, named = _occupied(records), dict(_named(records))
+    for action in actions:
+        # Who is called so goes before who was: both may want the name once it is free.
+        if isinstance(action, Launch | Replace) and action.workload.instance == action.instance:
+            named.setdefault((action.node, action.instance), action.instance)
     by_instance = {a.instance: a for a in actions}
     result: list[Action] = []
     for action in actions:
         if not isinstance(action, Launch | Replace) or action.held is not None:
             result.append(action)
             continue
-        owner = named.get((action.node, action.workload.instance), action.instance)
+        owner = named.setdefault((action.node, action.workload.instance), action.instance)
         others = {
             occupied[claim]
             for claim in _claims(action)
@@ -120,6 +124,9 @@ def hold_for_resources(actions: Sequence[Action], records: Records) -> list[Acti
 
 
 def _name_taken(action: Launch | Replace, owner: InstanceKey) -> Held:
+    if owner == action.workload.instance:
+        message = f"on {action.node} that is the name of {owner}, which would be replaced"
+        return Held("name_in_use_on_node", message)
     return Held(
         "name_in_use_on_node",
         f"{owner} was renamed and is still called {action.workload.instance} on {action.node}; "
@@ -149,17 +156,17 @@ def _occupied(records: Records) -> dict[tuple[str, str, str], InstanceKey]:
         record = records[key]
         if record.state in (State.DECOMMISSIONED, State.REQUESTED):
             continue
-        for uuid in record.gpu_uuids:
+        for uuid in (*record.former_gpu_uuids, *record.gpu_uuids):
             taken[(record.node, "gpu", uuid)] = key
-        for port in record.host_ports:
+        for port in (*record.former_host_ports, *record.host_ports):
             taken[(record.node, "port", str(port))] = key
     return taken
 
 
 def _named(records: Records) -> dict[tuple[str, str], InstanceKey]:
-    """(node, the name it has there) of those that have another name with us."""
+    """(node, the name it has there) → whose it is."""
     return {
         (record.node, node_name(record)): key
         for key, record in records.items()
-        if record.runtime_name and record.state not in (State.DECOMMISSIONED, State.REQUESTED)
+        if record.state not in (State.DECOMMISSIONED, State.REQUESTED)
     }

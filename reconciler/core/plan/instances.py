@@ -22,8 +22,8 @@ from reconciler.core.actions import (
 )
 from reconciler.core.desired import Target
 from reconciler.core.lifecycle import next_epoch
-from reconciler.core.names import InstanceKey
-from reconciler.core.observed import ArtifactSeen, Seen, Unknown, is_there
+from reconciler.core.names import InstanceKey, member_name
+from reconciler.core.observed import ArtifactSeen, Observed, Seen, Unknown, is_there
 from reconciler.core.plan import Finding, Waiting
 from reconciler.core.records import InstanceRecord, Intent, State
 
@@ -31,6 +31,8 @@ RETRY_BASE_MS = 15_000
 RETRY_MAX_MS = 30 * 60_000
 REFUSED_PAUSE_MS = 60_000
 ACCEPTED_SHOWS_MS = 30_000
+PUTTING_BACK_MS = 300_000
+"""How long what ran before may be down before nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,24 @@ class Case:
     target: Target | None
     record: InstanceRecord | None
     seen: Seen[WorkloadReport | None]
-    artifact: Seen[ArtifactSeen]
+    observed: Observed
     intent: Intent | None
     now_ms: int
-    destination: Unknown | None = None
-    """Why nobody could look at the node where it should be; None when its report is at hand."""
     former: InstanceRecord | None = None
     """The record of its former name that is to become its own; `seen` is of that one then."""
+
+    @property
+    def artifact(self) -> Seen[ArtifactSeen]:
+        """Of what is to be launched, as the registry serves it."""
+        if self.target is None:
+            return Unknown("not_needed", "nothing is launched")
+        return self.observed.artifact(self.target.instance.artifact)
+
+    @property
+    def destination(self) -> Unknown | None:
+        """Why nobody could look at the node where it should be; None when its report is at hand."""
+        seen = self.observed.node(self.target.instance.node) if self.target is not None else None
+        return seen if isinstance(seen, Unknown) else None
 
     @property
     def report(self) -> WorkloadReport | None:
@@ -120,7 +133,8 @@ def _after_move(case: Case, former: InstanceRecord) -> str:
 def _leaving(case: Case) -> str:
     """Why the instance must go from where it is; empty when it may stay."""
     if case.target is None:
-        return "its manifest was removed"
+        gone = "its manifest was removed"
+        return "its instance has it no longer" if member_name(case.key) else gone
     if case.target.instance.run == "decommissioned":
         return "desired: decommissioned"
     if case.record is None or not case.owned:
@@ -157,28 +171,39 @@ def _absent(case: Case, target: Target) -> Verdict:
 
 
 def _present(case: Case, target: Target, report: WorkloadReport) -> Verdict:
-    node = target.instance.node
+    if target.instance.run == "stopped":
+        return None if _rests(report) else _control(case, target, report, run=False)
     if report.phase is Phase.FAILED:
         return _failed(case, target, report)
-    if (target.instance.run == "stopped") != (report.phase is Phase.STOPPED):
-        if _queued(case, "control"):
-            return Waiting(case.key, node, "queued", "waiting for the node to take it over")
-        run = target.instance.run == "running"
-        why = "desired: running" if run else "desired: stopped"
-        if case.record is None:
-            return Waiting(case.key, node, report.phase.value, "being adopted")
-        return Control(
-            case.key,
-            node,
-            run,
-            next_epoch(case.record),
-            why,
-            case.precondition,
-            held=_refusal(case),
-        )
-    if report.phase in (Phase.READY, Phase.STOPPED):
+    if report.phase is Phase.STOPPED:
+        return _control(case, target, report, run=True)
+    if report.phase is Phase.READY:
         return None
-    return Waiting(case.key, node, report.phase.value, report.message or report.phase.value)
+    message = report.message or report.phase.value
+    return Waiting(case.key, target.instance.node, report.phase.value, message)
+
+
+def _rests(report: WorkloadReport) -> bool:
+    """Whether nothing of it runs, and its node will not start it by itself."""
+    failed = report.phase is Phase.FAILED and report.running_hash is None
+    return report.phase is Phase.STOPPED or failed
+
+
+def _control(case: Case, target: Target, report: WorkloadReport, *, run: bool) -> Verdict:
+    node = target.instance.node
+    if _queued(case, "control"):
+        return Waiting(case.key, node, "queued", "waiting for the node to take it over")
+    if case.record is None:
+        return Waiting(case.key, node, report.phase.value, "being adopted")
+    return Control(
+        case.key,
+        node,
+        run,
+        next_epoch(case.record),
+        "desired: running" if run else "desired: stopped",
+        case.precondition,
+        held=_refusal(case),
+    )
 
 
 def _different(case: Case, target: Target, report: WorkloadReport) -> Verdict:
@@ -200,13 +225,13 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
         return Finding(
             "stalled",
             reason,
-            str(target.instance.ref),
+            f"AppInstance/{case.key}",
             f"version {target.instance.version} was given up: {report.message or reason}; "
             "what ran before runs on",
             f"fix it with a new commit, or go back with one: gpuaas rollback {target.instance.ref}",
         )
     record = case.record
-    if record is not None and record.applied_hash not in ("", report.target_hash):
+    if record is not None and _may_come_back(record, report, case.now_ms):
         # Trying the newer one again would only keep the one that works from coming back.
         message = f"{report.message or reason}; version {record.applied_version} is put back"
         return Waiting(case.key, target.instance.node, "putting_back", message)
@@ -215,6 +240,20 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
         return under_way
     held = _backing_off(case, report) or _artifact_hold(case)
     return replace(_launch(case, target, f"retry after {reason}", held), cause="retry")
+
+
+def _may_come_back(record: InstanceRecord, report: WorkloadReport, now_ms: int) -> bool:
+    """Whether its node still puts back what ran before a newer one failed.
+
+    It has nothing to put back once that one flapped, or when it lost its notes of it. Then the
+    newer one is tried again, with the pauses of any other launch that fails.
+    """
+    if record.applied_hash in ("", report.target_hash):
+        return False
+    if report.reason is FailureReason.FLAPPING:
+        return False
+    there = report.running_hash == record.applied_hash
+    return there or (record.attempts <= 1 and now_ms < record.since_ms + PUTTING_BACK_MS)
 
 
 def retry_pause_ms(attempts: int) -> int:

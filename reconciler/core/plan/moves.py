@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import itemgetter
 
 from node_agent.wire import Phase, WorkloadReport
 from reconciler.core.desired import Desired, Instance, StateObject
 from reconciler.core.kinds.app_instance import AppInstanceSpec
-from reconciler.core.names import InstanceKey, instance_key
+from reconciler.core.names import InstanceKey, instance_key, member_key
 from reconciler.core.observed import Known, NodeSeen, Observed, Seen
 from reconciler.core.records import InstanceRecord, State, node_name
 
@@ -39,20 +40,32 @@ def moving(desired: Desired, records: Records) -> dict[InstanceKey, InstanceReco
     return _followed(wanted, records, frozenset(desired.held))
 
 
+def put_off(desired: Desired, records: Records) -> dict[InstanceKey, InstanceRecord]:
+    """The same for those that have to wait until the former bearer of the new name is gone."""
+    wanted = {key: target.instance for key, target in desired.targets.items()}
+    leaving = (State.DECOMMISSIONING,)
+    return _followed(wanted, records, frozenset(desired.held), onto=leaving)
+
+
 def _followed(
-    instances: Mapping[InstanceKey, Instance], records: Records, spared: frozenset[InstanceKey]
+    instances: Mapping[InstanceKey, Instance],
+    records: Records,
+    spared: frozenset[InstanceKey],
+    onto: tuple[State, ...] = _UNBEGUN,
 ) -> dict[InstanceKey, InstanceRecord]:
     found: dict[InstanceKey, InstanceRecord] = {}
     taken: set[InstanceKey] = set()
     called = _called(records)
-    for key, instance in sorted(instances.items()):
-        former = instance.moved_from or called.get(key)
-        if former is None or former in taken or former in instances or former in spared:
+    # Few are ever renamed: only those are put in order.
+    renamed = [(k, i) for k, i in instances.items() if i.moved_from or k in called]
+    for key, instance in sorted(renamed, key=itemgetter(0)):
+        former = instance.moved_from or called[key]
+        if former in taken or former in instances or former in spared:
             continue
         record, own = records.get(former), records.get(key)
         if record is None or record.state in _LEAVING or instance.run == "decommissioned":
             continue
-        if own is None or own.state in _UNBEGUN:
+        if (State.DECOMMISSIONED if own is None else own.state) in onto:
             found[key] = record
             taken.add(former)
     return found
@@ -66,10 +79,16 @@ def runtime_names(
     When our store was lost, a node that reports the former name of an instance and not the new one
     has it under the former.
     """
-    names = {key: node_name(record) for key, record in records.items() if _begun(record)}
+    names = {
+        key: node_name(record)
+        for key, record in records.items()
+        # On another node it begins anew, and there its former name may be somebody else's.
+        if _begun(record) and (key not in instances or instances[key].node == record.node)
+    }
     followed = _followed(instances, records, frozenset())
     names |= {key: node_name(record) for key, record in followed.items()}
-    for key, instance in sorted(instances.items()):
+    renamed = [(k, i) for k, i in instances.items() if i.moved_from]
+    for key, instance in sorted(renamed, key=itemgetter(0)):
         former = instance.moved_from
         if former is None or key in names or former in instances:
             continue
@@ -85,10 +104,11 @@ def runtime_names(
 
 def _called(records: Records) -> dict[InstanceKey, InstanceKey]:
     """What a node calls it → what we call it, of those that were moved and are there."""
+    moved = [r for r in records.values() if r.runtime_name and r.state not in _LEAVING]
     return {
-        node_name(record): key
-        for key, record in sorted(records.items())
-        if node_name(record) != key and record.state not in _LEAVING
+        node_name(record): record.key
+        for record in sorted(moved, key=lambda record: record.key)
+        if node_name(record) != record.key
     }
 
 
@@ -134,7 +154,11 @@ def under_our_names(
 def _rekeyed(seen: Seen[NodeSeen], ours: Mapping[InstanceKey, InstanceKey]) -> Seen[NodeSeen]:
     if not isinstance(seen, Known):
         return seen
-    workloads = {ours.get(name, name): report for name, report in seen.value.workloads.items()}
+    # What bears a name of ours by chance, such as the tombstone of a former life, is not it.
+    told = seen.value.workloads
+    others = {name for name in ours.values() if name in told and told[name].instance == name}
+    workloads = {name: one for name, one in told.items() if name not in ours.keys() | others}
+    workloads |= {ours[name]: report for name, report in told.items() if name in ours}
     return Known(replace(seen.value, workloads=dict(sorted(workloads.items()))))
 
 
@@ -143,14 +167,24 @@ def holding(objects: Iterable[StateObject], records: Records) -> dict[InstanceKe
 
     So does its former self, which may yet have to stay: only one of the two is ever accepted.
     """
-    held = {key: record.gpu_uuids for key, record in records.items()}
+    ended = State.DECOMMISSIONED
+    held = {key: record.gpu_uuids for key, record in records.items() if record.state is not ended}
     there = {instance_key(one.ref): one for one in objects if one.ref.kind == "AppInstance"}
     called = _called(records)
     for key, one in there.items():
         spec = one.manifest.spec
-        named = spec.moved_from if isinstance(spec, AppInstanceSpec) else None
-        former = InstanceKey("/".join((*one.ref.path[:-1], named))) if named else called.get(key)
-        record, own = records.get(former) if former else None, records.get(key)
-        if record is not None and former not in there and (own is None or own.state in _UNBEGUN):
-            held[key] = record.gpu_uuids
+        if not isinstance(spec, AppInstanceSpec) or not (spec.moved_from or called):
+            continue
+        named = _sibling(key, spec.moved_from) if spec.moved_from else called.get(key)
+        if named is None or named in there:
+            continue
+        for name in ("", *(member.name for member in spec.members)):
+            new, old = (member_key(k, name) if name else k for k in (key, named))
+            record, own = records.get(old), records.get(new)
+            if record is not None and (own is None or own.state in _UNBEGUN):
+                held[new] = record.gpu_uuids
     return held
+
+
+def _sibling(key: InstanceKey, name: str) -> InstanceKey:
+    return InstanceKey(f"{key.rpartition('/')[0]}/{name}")

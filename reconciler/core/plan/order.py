@@ -29,7 +29,7 @@ from reconciler.core.actions import (
     action_id,
 )
 from reconciler.core.desired import Desired
-from reconciler.core.names import ActionId, InstanceKey
+from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.observed import Observed, Unknown
 from reconciler.core.plan import Finding
 from reconciler.core.records import InstanceRecord, State
@@ -161,13 +161,19 @@ class _Look:
             return action
         left = [
             key
-            for key in self.graph.needed_by.get(action.instance, ())
+            for key in self._dependents(action.instance)
             if not {key, action.instance} <= self.graph.cyclic
         ]
         if not left:
             return action
         said = f"goes after {_list(left)}, which depends on it"
         return _held(action, "dependent_present", said, self._ids(left))
+
+    def _dependents(self, key: InstanceKey) -> list[InstanceKey]:
+        """Who depends on it, or on the instance it is a member of."""
+        of, found = instance_of(key), list(self.graph.needed_by.get(key, ()))
+        above = self.graph.needed_by.get(of, ()) if of != key else ()
+        return found + [other for other in above if instance_of(other) != of]
 
     def _ids(self, keys: Iterable[InstanceKey]) -> tuple[ActionId, ...]:
         return tuple(sorted(action_id(self.actions[key]) for key in keys if key in self.actions))
@@ -194,7 +200,8 @@ def stopped_dependencies(actions: Sequence[Action], records: Records) -> list[Fi
     for key, record in sorted(records.items()):
         if record.state is State.RUNNING:
             for other in record.depends_on:
-                needed_by.setdefault(other, []).append(key)
+                if instance_of(key) != other:  # Its members are stopped with it.
+                    needed_by.setdefault(other, []).append(key)
     return [
         Finding(
             "info",

@@ -10,13 +10,14 @@ from fnmatch import fnmatchcase
 
 from reconciler.core.actions import Action, Held, Remove, action_id, subject_of
 from reconciler.core.desired import Desired, Guards, IgnoreRule, Term
-from reconciler.core.names import InstanceKey
+from reconciler.core.names import InstanceKey, instance_of
 from reconciler.core.plan import Finding
 from reconciler.core.plan.windows import window_hold
 from reconciler.core.records import InstanceRecord, State
 from reconciler.core.times import time_text
 
 DRIFT = "drift"
+_INSTANCE = "AppInstance/"
 
 Records = Mapping[InstanceKey, InstanceRecord]
 
@@ -27,7 +28,8 @@ def in_force(term: Term | None, now_ms: int) -> Term | None:
 
 def suspension(action: Action, desired: Desired, now_ms: int) -> Held | None:
     """Nothing is done about it, drift included; of several terms the last to end counts."""
-    target = desired.targets.get(action.instance)
+    of = instance_of(action.instance)
+    target = desired.targets.get(action.instance) or desired.targets.get(of)
     given = [("the environment", desired.guards.suspend)]
     if desired.suspended:
         concerned = {_project(action.instance), _project(subject_of(action))}
@@ -58,8 +60,8 @@ def tombstone(action: Action, desired: Desired, records: Records) -> Held | None
     if not desired.guards.tombstones or not isinstance(action, Remove):
         return None
     begun = records[action.instance].state is State.DECOMMISSIONING
-    if begun or action.instance in desired.targets:
-        return None
+    if begun or {action.instance, instance_of(action.instance)} & desired.targets.keys():
+        return None  # A member that is taken out is taken out of a file that is still there.
     return Held(
         "tombstone_missing",
         f"its manifest was removed, but nothing said to decommission it: put {path_of(action)} "
@@ -69,7 +71,7 @@ def tombstone(action: Action, desired: Desired, records: Records) -> Held | None
 
 def path_of(action: Action) -> str:
     """Where its manifest has to stand."""
-    tenant, project, name = action.instance.split("/")
+    tenant, project, name = instance_of(action.instance).split("/")
     return f"tenants/{tenant}/projects/{project}/instances/{name}.yaml"
 
 
@@ -108,10 +110,14 @@ def sort_out(
 
 
 def _matching(rules: Sequence[IgnoreRule], code: str, name: str, now_ms: int) -> IgnoreRule | None:
+    names = {name}
+    if name.startswith(_INSTANCE):
+        names.add(instance_of(InstanceKey(name)))  # What is said of an instance is of its members.
     meant = (
         rule
         for rule in rules
-        if code in rule.codes and any(fnmatchcase(name, pattern) for pattern in rule.objects)
+        if code in rule.codes
+        and any(fnmatchcase(one, pattern) for pattern in rule.objects for one in names)
     )
     return next((rule for rule in meant if in_force(rule.term, now_ms) is not None), None)
 
