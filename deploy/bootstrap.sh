@@ -33,6 +33,7 @@ find_missing() {
         need sshd openssh-server
         need ssh openssh-client
         need curl curl
+        need debootstrap debootstrap
     elif [ -z "${DOCKER_HOST:-}" ] && [ ! -S /var/run/docker.sock ]; then
         need dockerd docker.io # Else the Docker that is there already will do.
     fi

@@ -14,6 +14,7 @@ import hmac
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +30,12 @@ import docker
 import httpx
 from docker.errors import NotFound
 
+from node_agent.secret_files import SecretFiles
 from node_agent.wire import LABEL_INSTANCE, LABEL_NODE
 from reconciler.devkit import images, process, state_repo
 from reconciler.devkit.services import free_port
 from reconciler.devkit.state_repo import Published
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 ENVIRONMENT = "dev"
 INSTANCE = "acme/research/hello"
@@ -55,6 +57,11 @@ Document = dict[str, Any]
 def program(name: str) -> str:
     """A console script of the installation under test."""
     return str(Path(sys.executable).with_name(name))
+
+
+def as_installed(name: str) -> list[str]:
+    """How a program is started, where a test does not say otherwise."""
+    return [program(name)]
 
 
 def gpuaas(
@@ -166,8 +173,15 @@ class Platform:
         published: Published,
         docker_host: str | None = None,
         settings: Mapping[str, str] | None = None,
+        program: Callable[[str], list[str]] = as_installed,
+        instance: str = INSTANCE,
+        wait_limit_s: float = LIMIT_S,
     ) -> None:
+        """`instance` is the one that it is asked about."""
+        self.name = instance
+        self._wait_limit_s = wait_limit_s
         self.root = root
+        self._program = program
         self.published = published
         self.node = f"node-{uuid4().hex[:8]}"
         self.docker_host = docker_host
@@ -221,7 +235,7 @@ class Platform:
     def start_control_plane(self) -> None:
         """Returns once the first pass of this process has ended."""
         service = process.start(
-            CONTROL_PLANE, [program("gpuaas"), "run"], self.root, self.environment
+            CONTROL_PLANE, [*self._program("gpuaas"), "run"], self.root, self.environment
         )
         self._services[CONTROL_PLANE] = service
         process.wait_ready(service, lambda: self._get("/readyz") is not None, READY_TIMEOUT_S)
@@ -258,9 +272,11 @@ class Platform:
             self.docker.clean_up()
             self._api.close()
         self.kill_workload()
+        for folder in SecretFiles.for_node(self.node).candidates:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _agent_command(self) -> list[str]:
-        return [program("gpuaas-agent"), "--state-dir", str(self.root / AGENT)]
+        return [*self._program("gpuaas-agent"), "--state-dir", str(self.root / AGENT)]
 
     def workload_processes(self) -> list[int]:
         """What runs from a folder of the agent: the process engine's workloads."""
@@ -323,7 +339,8 @@ class Platform:
         path = self.repo.folder / state_repo.INSTANCE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        self.set_version(version)
+        if f'version: "{version}"' not in text:
+            self.set_version(version)
 
     def remove_instance(self) -> None:
         (self.repo.folder / state_repo.INSTANCE).unlink()
@@ -361,7 +378,7 @@ class Platform:
         return document
 
     def instance(self) -> Document:
-        document = self._get(f"/v1/instances/{INSTANCE}")
+        document = self._get(f"/v1/instances/{self.name}")
         return document or {"state": "unknown"}
 
     def findings(self) -> list[Document]:
@@ -381,18 +398,17 @@ class Platform:
 
     def wait_settled(self, state: str, result: str = "done") -> Document:
         """Waits for a pass on the newest commit that ended so, with the instance in `state`."""
-        head = self.repo.head()
-
-        def settled() -> Document | None:
-            document = self._get("/v1/status")
-            last = document["last_pass"] if document else None
-            if last is None or (last["revision"], last["result"]) != (head, result):
-                return None
-            found = self.instance()
-            return found if found["state"] == state else None
-
-        found: Document = self.wait(settled)
+        found: Document = self.wait(lambda: self.settled(state, result))
         return found
+
+    def settled(self, state: str, result: str = "done") -> Document | None:
+        """The instance, if it is in `state` and the last pass on the newest commit ended so."""
+        document = self._get("/v1/status")
+        last = document["last_pass"] if document else None
+        if last is None or (last["revision"], last["result"]) != (self.repo.head(), result):
+            return None
+        found = self.instance()
+        return found if found["state"] == state else None
 
     def wait_state(self, state: str) -> None:
         self.wait(lambda: self.instance()["state"] == state)
@@ -400,7 +416,7 @@ class Platform:
     def wait(self, ask: Callable[[], Any]) -> Any:
         """Waits until the answer is truthy; when it never is, says what the platform says."""
         try:
-            return wait_until(ask)
+            return wait_until(ask, self._wait_limit_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._story()}") from None
 

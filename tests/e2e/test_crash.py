@@ -163,6 +163,8 @@ def cut_off(platform: Platform, victims: tuple[str, ...], moment: Moment, messag
 
 
 def runs_once(platform: Platform, version: str) -> None:
+    # It is told as soon as the new one is ready; what it replaced goes right after.
+    platform.wait(lambda: len(platform.docker.containers()) == 1)
     container = platform.docker.only()
     digest = platform.instance()["applied_digest"]
     endpoint = platform.published.endpoint

@@ -32,10 +32,10 @@ def new_key(path: Path) -> str:
 
 
 @contextmanager
-def sshd(folder: Path) -> Iterator[Sshd]:
+def sshd(folder: Path, tunnels: bool = False) -> Iterator[Sshd]:
     """Runs until the block ends."""
     key = folder / "client key"
-    with start_sshd(folder / "server", new_key(key)) as server:
+    with start_sshd(folder / "server", new_key(key), tunnels=tunnels) as server:
         known_hosts = folder / "known hosts"
         known_hosts.write_text(server.known_hosts + "\n")
         yield Sshd(server, key, known_hosts)
