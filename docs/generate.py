@@ -24,13 +24,14 @@ import click
 import yaml
 
 from docs import editor_schemas
+from docs.impossible import IMPOSSIBLE
 from node_agent.main import main as agent_command
-from node_agent.wire import FailureReason
 from reconciler.cli.main import gpuaas
 from reconciler.core.kinds import KINDS
 from reconciler.core.lifecycle import EVENT, TRANSITIONS, Trigger
 from reconciler.core.records import State
 from reconciler.settings import Settings
+from reconciler.views.failure_words import FAILURE_WORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -205,8 +206,11 @@ def lifecycle_page() -> str:
     rows = []
     for (state, trigger), step in TRANSITIONS.items():
         events = ", ".join(f"`{event}`" for event in step.events)
-        start = f"`{state.value}`" if state else "(none)"
-        rows.append((start, trigger.value, f"`{step.to.value}`", events))
+        rows.append((_state_cell(state), trigger.value, f"`{step.to.value}`", events))
+    never = [
+        (", ".join(map(_state_cell, states)), ", ".join(trigger.value for trigger in triggers), why)
+        for states, triggers, why in IMPOSSIBLE
+    ]
     live = _live()
     diagram = "\n".join(["```mermaid", "stateDiagram-v2", *_arrows(live), "```"])
     return (
@@ -214,11 +218,25 @@ def lifecycle_page() -> str:
         "From `TRANSITIONS` in `reconciler/core/lifecycle.py`, the only place that says which\n"
         f"state follows which: {len(State)} states, {len(TRANSITIONS)} transitions. What is not in "
         "the table can't happen.\n\n"
+        "An arrow is a pair of states. On it stand the triggers that lead there, each with the\n"
+        "events it makes behind a slash.\n\n"
         f"{diagram}\n\n`live` stands for {', '.join(f'`{name}`' for name in sorted(live))}: what "
-        "a new commit asks for\ncounts at once, whatever is under way.\n\n"
-        f"## Transitions and their events\n\nEvent types are these words behind `{EVENT}`.\n\n"
+        "a new commit asks for\ncounts at once, whatever is under way. A rename (`move`) leaves "
+        "the state of each of them as it is.\n\n"
+        "How well an instance is (`starting`, `ready`, `degraded`, `stuck`, `stopped`, `failed`,\n"
+        "`unknown`) is another question, answered in [monitor](../how-to/monitor.md#health).\n\n"
+        f"## Transitions and their events\n\nEvent types are these words behind `{EVENT}`. Each "
+        "carries `version` and\n`digest` of what it leads to, `version_from` and `digest_from` of "
+        "what it leads away from, where\nthere are any, and for a failure and what follows on it a "
+        "`reason` of the\n[fixed list](../failures/README.md).\n\n"
         + _table(("state", "trigger", "next state", "events, in order"), sorted(rows))
+        + "\n## What can't happen, and why\n\n"
+        + _table(("state", "trigger", "why not"), never)
     )
+
+
+def _state_cell(state: State | None) -> str:
+    return f"`{state.value}`" if state else "(none)"
 
 
 def _live() -> frozenset[str]:
@@ -227,17 +245,22 @@ def _live() -> frozenset[str]:
 
 
 def _arrows(live: frozenset[str]) -> Iterator[str]:
-    sources: dict[tuple[str, str], set[str]] = {}
+    """A line a pair of states: `start --> to: trigger / events` for every trigger between them."""
+    yield f"    state \"{', '.join(sorted(live))}\" as live"
+    sources: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
     for (state, trigger), step in TRANSITIONS.items():
+        if trigger is Trigger.MOVE:
+            continue  # From each live state to itself: more arrows than news.
         start = state.value if state else "[*]"
-        sources.setdefault((trigger.value, step.to.value), set()).add(start)
+        sources.setdefault((trigger.value, step.to.value, step.events), set()).add(start)
     edges: dict[tuple[str, str], list[str]] = {}
-    for (trigger_name, to), starts in sources.items():
+    for (trigger_name, to, events), starts in sources.items():
         drawn = {*(starts - live), "live"} if live <= starts else starts
+        label = " / ".join(filter(None, (trigger_name, " + ".join(events))))
         for start in sorted(drawn):
-            edges.setdefault((start, to), []).append(trigger_name)
-    for (start, to), names in sorted(edges.items()):
-        yield f"    {start} --> {to}: {', '.join(names)}"
+            edges.setdefault((start, to), []).append(label)
+    for (start, to), labels in sorted(edges.items()):
+        yield f"    {start} --> {to}: {'<br/>'.join(labels)}"
 
 
 # --- codes.md ------------------------------------------------------------------------------------
@@ -269,7 +292,10 @@ _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*")
 
 
 def codes_page() -> str:
-    reasons = "\n".join(f"- `{reason.value}`" for reason in FailureReason)
+    reasons = [
+        (f"[`{reason.value}`](../failures/{reason.value}.md)", words.means)
+        for reason, words in FAILURE_WORDS.items()
+    ]
     found = codes()
     sections = [
         f"## {group}\n\n" + _table(("code", "says"), [_code_row(*one) for one in made])
@@ -280,7 +306,10 @@ def codes_page() -> str:
         _MADE + "# Codes\n\n"
         "Codes are stable; messages may get better. What stands in braces is filled in. What to\n"
         "do about those in `gpuaas status` is in [recover](../how-to/recover.md).\n\n"
-        f"## Why a workload failed\n\nThe fixed list:\n\n{reasons}\n\n" + "\n".join(sections)
+        "## Why a workload failed\n\nThe fixed list, with a page on each:\n\n"
+        + _table(("code", "says"), reasons)
+        + "\n"
+        + "\n".join(sections)
     )
 
 

@@ -274,6 +274,12 @@ def test_refusals(world: World) -> None:
         "import_unknown_instance",
         "no node reports that it runs acme/research/other",
     )
+    member = refused(world, InstanceKey(f"{HELLO}.w1"))
+    assert (member.code, member.hint) == (
+        "import_member",
+        "import that one, and name this under its spec.members: "
+        "- {name: w1, role: <role>, allocation: <allocation on its node>}",
+    )
     origin = world.agent.reports[HELLO].origin
     assert origin is not None
     report_as(world, phase=Phase.STARTING, message="pulling")

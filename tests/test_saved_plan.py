@@ -11,13 +11,14 @@ import pytest
 from reconciler.cli.apply import check
 from reconciler.core.actions import action_id
 from reconciler.core.plan.terms import awaiting
+from reconciler.core.times import PLAN_LIFETIME_S
 from reconciler.cycle import reconcile
 from reconciler.errors import Refused
 from reconciler.loop import APPLY_PLAN
 from reconciler.settings import Settings
 from reconciler.use_cases import saved_plan
 from reconciler.use_cases.planning import look_now, plan_revision, shown
-from reconciler.use_cases.saved_plan import LIFETIME_S, SavedPlan, opened, outcome, sealed
+from reconciler.use_cases.saved_plan import SavedPlan, opened, outcome, sealed
 from reconciler.views.plan_words import Shown
 from tests.fakes.secrets import FakeSecrets
 from tests.test_cycle import HELLO, INSTANCE, SCHEMAS, SETTINGS, World, world  # noqa: F401
@@ -36,7 +37,7 @@ def plan_now(world: World) -> Shown:
     return shown(look_now(world.ports, SETTINGS), source, None, SCHEMAS, SETTINGS)
 
 
-def save(world: World, lifetime_s: float = LIFETIME_S) -> bytes:
+def save(world: World, lifetime_s: float = PLAN_LIFETIME_S) -> bytes:
     now_ms = world.clock.now_ms()
     return sealed(plan_now(world), "main", now_ms, lifetime_s, world.ports.secrets)
 

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node_agent.envelope import key_id, seal
-from node_agent.wire import Endpoint, Phase, Stray
+from node_agent.envelope import seal
+from node_agent.wire import Endpoint, Phase, Stray, key_id
 from reconciler.adapters.fetch_document import fetch_document
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Known

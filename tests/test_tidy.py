@@ -23,6 +23,9 @@ PURE = (
     "reconciler/core/",
     "renderers/",
     "node_agent/converge.py",
+    "node_agent/engines/docker_drift.py",
+    "node_agent/flaps.py",
+    "node_agent/learning.py",
     "node_agent/steps.py",
     "node_agent/units.py",
     "node_agent/wire.py",
@@ -35,9 +38,13 @@ PURE = (
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("node_agent.wire", ()),
     ("node_agent.envelope", ("node_agent.wire",)),
+    ("node_agent.sealing", ("node_agent.wire",)),
     ("node_agent.units", ("node_agent.wire",)),
     ("node_agent.steps", ("node_agent.wire", "node_agent.units")),
-    ("node_agent.converge", ("node_agent.wire", "node_agent.units", "node_agent.steps")),
+    (
+        "node_agent.converge",
+        ("node_agent.wire", "node_agent.units", "node_agent.steps", "node_agent.flaps"),
+    ),
     ("node_agent", ("node_agent",)),
     ("reconciler.core", ("node_agent.wire", "reconciler.core")),
     ("renderers", ("node_agent.wire", "reconciler.core", "renderers")),
@@ -48,7 +55,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reconciler.ports", ("node_agent.wire", "reconciler.core")),
     (
         "reconciler.views.explained",
-        ("reconciler.core", "reconciler.views", "reconciler.use_cases.explain"),
+        (
+            "reconciler.core",
+            "reconciler.views",
+            "reconciler.use_cases.explain",
+            "reconciler.use_cases.explained_fields",
+        ),
     ),
     (
         "reconciler.views.problems",
@@ -90,12 +102,15 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "node_agent.wire",
             "node_agent.envelope",
+            "node_agent.sealing",
             "reconciler.core",
             "reconciler.ports",
             "reconciler.errors",
             "reconciler.settings",
             "reconciler.views.read_models",
+            "reconciler.views.timeline",
             "reconciler.use_cases.snapshot",
+            "reconciler.use_cases.timeline",
             "reconciler.server",
         ),
     ),
@@ -105,10 +120,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.core",
             "reconciler.errors",
             "reconciler.execute",
+            "reconciler.forget",
             "reconciler.observe",
             "reconciler.ports",
             "reconciler.record",
             "reconciler.settings",
+            "reconciler.watch",
             "renderers",
         ),
     ),
@@ -138,11 +155,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.collector",
             "reconciler.cycle",
             "reconciler.execute",
+            "reconciler.watch",
         ),
     ),
 )
 
-ENTRY_POINTS = {"reconciler.cli.main", "node_agent.main"}
+ENTRY_POINTS = {"reconciler.cli.main", "node_agent.main", "reconciler.devkit.jupyter_image"}
 IMPURE_MODULES = {
     "asyncio", "http", "logging", "os", "pathlib", "random", "secrets", "shutil",
     "socket", "sqlite3", "subprocess", "tempfile", "threading", "time", "urllib.request", "uuid",

@@ -254,6 +254,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "runs a task again",
         _set(StateStore, "was_executed", _runs_again),
+        seeds_max=300,
         kinds=("replay", "network"),
     ),
     Mutation(
