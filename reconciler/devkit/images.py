@@ -15,8 +15,10 @@ import json
 import platform
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 
@@ -99,20 +101,9 @@ def push(image: OciImage, endpoint: str, repository: str, tag: str) -> Digest:
 
     Transient when the registry does not answer, Refused when it does not take the image.
     """
-    base = f"http://{endpoint}/v2/{repository}"
-    try:
-        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
-            for digest, content in sorted(image.blobs.items()):
-                if digest != image.manifest_digest:
-                    _push_blob(client, base, digest, content)
-            answer = client.put(
-                f"{base}/manifests/{tag}",
-                content=image.manifest,
-                headers={"Content-Type": MANIFEST_TYPE},
-            )
-            _expect(answer, 201)
-    except httpx.TransportError as error:
-        raise Transient("registry_unreachable", str(error), where=base) from None
+    others = sorted(item for item in image.blobs.items() if item[0] != image.manifest_digest)
+    blobs = [(digest, io.BytesIO(content)) for digest, content in others]
+    _upload(blobs, image.manifest, f"http://{endpoint}/v2/{repository}", tag)
     return image.manifest_digest
 
 
@@ -163,16 +154,10 @@ def push_layout(folder: Path, ref: str, endpoint: str, repository: str, tag: str
     digest = Digest.parse(found[0]["digest"])
     manifest = _blob(folder, digest).read_bytes()
     document = json.loads(manifest)
-    base = f"http://{endpoint}/v2/{repository}"
-    try:
-        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
-            for one in (*document["layers"], document["config"]):
-                blob = Digest.parse(one["digest"])
-                _push_file(client, base, blob, _blob(folder, blob))
-            headers = {"Content-Type": MANIFEST_TYPE}
-            _expect(client.put(f"{base}/manifests/{tag}", content=manifest, headers=headers), 201)
-    except httpx.TransportError as error:
-        raise Transient("registry_unreachable", str(error), where=base) from None
+    named = [Digest.parse(one["digest"]) for one in (*document["layers"], document["config"])]
+    with ExitStack() as files:
+        blobs = [(blob, files.enter_context(_blob(folder, blob).open("rb"))) for blob in named]
+        _upload(blobs, manifest, f"http://{endpoint}/v2/{repository}", tag)
     return digest
 
 
@@ -240,31 +225,32 @@ def canonical(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _push_blob(client: httpx.Client, base: str, digest: Digest, content: bytes) -> None:
+def _upload(
+    blobs: Sequence[tuple[Digest, BinaryIO]], manifest: bytes, base: str, tag: str
+) -> None:
+    """Blobs first: a registry takes no manifest of what it does not have."""
+    try:
+        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
+            for digest, content in blobs:
+                _push_blob(client, base, digest, content)
+            headers = {"Content-Type": MANIFEST_TYPE}
+            _expect(client.put(f"{base}/manifests/{tag}", content=manifest, headers=headers), 201)
+    except httpx.TransportError as error:
+        raise Transient("registry_unreachable", str(error), where=base) from None
+
+
+def _push_blob(client: httpx.Client, base: str, digest: Digest, content: BinaryIO) -> None:
     if client.head(f"{base}/blobs/{digest}").status_code == 200:
         return
-    headers = {"Content-Type": "application/octet-stream"}
-    _expect(client.put(_upload_place(client, base, digest), content=content, headers=headers), 201)
-
-
-def _push_file(client: httpx.Client, base: str, digest: Digest, path: Path) -> None:
-    if client.head(f"{base}/blobs/{digest}").status_code == 200:
-        return
-    headers = {
-        "Content-Type": "application/octet-stream",
-        "Content-Length": str(path.stat().st_size),
-    }
-    with path.open("rb") as file:
-        parts = iter(lambda: file.read(PUSH_PART_BYTES), b"")
-        place = _upload_place(client, base, digest)
-        _expect(client.put(place, content=parts, headers=headers), 201)
-
-
-def _upload_place(client: httpx.Client, base: str, digest: Digest) -> httpx.URL:
     started = client.post(f"{base}/blobs/uploads/")
     _expect(started, 202)
     place = started.request.url.join(started.headers["Location"])
-    return place.copy_add_param("digest", str(digest))
+    size_bytes = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
+    parts = iter(lambda: content.read(PUSH_PART_BYTES), b"")
+    place = place.copy_add_param("digest", str(digest))
+    _expect(client.put(place, content=parts, headers=headers), 201)
 
 
 def _expect(answer: httpx.Response, status: int) -> None:

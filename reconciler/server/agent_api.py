@@ -112,8 +112,8 @@ class News:
         said["acks"] = [(ack.task_id, ack.accepted) for ack in report.acks]
         whole = _gist(said)
         said["acks"] = [ack.task_id for ack in report.acks if not ack.accepted]
-        said["workloads"] = [_without_progress(workload) for workload in said["workloads"]]
-        gist = _gist({**said, "workloads": [one for one in said["workloads"] if one]})
+        said["workloads"] = list(filter(None, map(_without_progress, said["workloads"])))
+        gist = _gist(said)
         known, before, at_ms = self._last.get(report.node, (b"", b"", 0))
         self._last[report.node] = (whole, gist, now_ms)
         if gist != before or now_ms - at_ms > self._silence_ms:

@@ -16,15 +16,12 @@ from typing import Any
 from node_agent import envelope
 from node_agent.sealing import SealRefused, seal_values
 from node_agent.wire import SECRETS_TYPE, SecretsRequest
+from reconciler.core.lifecycle import LIVE
 from reconciler.core.names import InstanceKey, secret_path
-from reconciler.core.records import InstanceRecord, State, node_name
+from reconciler.core.records import InstanceRecord, node_name
 from reconciler.ports import Secret, SecretStore, Store
 from reconciler.server.errors import ApiError
 
-_PLACED = frozenset(
-    (State.DEPLOYING, State.RUNNING, State.UPGRADING, State.ROLLING_BACK, State.FAILED)
-)
-"""Not one that is to go: its secrets go with it, and are not to be made once more."""
 _VALUE_BYTES = 32
 
 
@@ -76,7 +73,8 @@ class InstanceSecrets:
 
     def _placed(self, request: SecretsRequest) -> InstanceRecord:
         for record in self._store.records().values():
-            there = record.node == request.node and record.state in _PLACED
+            # Not one that is to go: its secrets go with it, and are not to be made once more.
+            there = record.node == request.node and record.state in LIVE
             if there and node_name(record) == request.instance:
                 return record
         message = "no such instance is placed on this node"

@@ -98,7 +98,19 @@ class SecretFile(Part):
     source: Literal["generated"] = "generated"
 
 
-class MemberRole(Part):
+class Runnable(Part):
+    """What any member of an instance runs."""
+
+    image_ref: ArtifactRef | None = None
+    variants: dict[AcceleratorFamily, ArtifactRef] = Field(default_factory=dict, max_length=64)
+    command: Command = ()
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=1024)
+    ports: Annotated[tuple[AppPort, ...], Field(strict=False, max_length=64)] = ()
+    resources: Resources = Resources()
+    health: Health = Health()
+
+
+class MemberRole(Runnable):
     """What further members of an instance run, beside the first. What is left out, image, shared
     memory and grace, is as for the first.
     """
@@ -106,30 +118,16 @@ class MemberRole(Part):
     role: Name
     members_min: Int = Field(default=0, ge=0, le=256)
     members_max: Int = Field(default=256, ge=1, le=256)
-    image_ref: ArtifactRef | None = None
-    variants: dict[AcceleratorFamily, ArtifactRef] = Field(default_factory=dict, max_length=64)
-    command: Command = ()
-    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=1024)
-    ports: Annotated[tuple[AppPort, ...], Field(strict=False, max_length=64)] = ()
-    resources: Resources = Resources()
-    health: Health = Health()
 
 
-class RuntimeProfile(Part):
+class RuntimeProfile(Runnable):
     """How it runs. The image is the node's entry of `variants` (by accelerator family), else
     `image_ref`, else the version's artifact. `role` is what the first member is called.
     """
 
     kind: RuntimeKind
-    image_ref: ArtifactRef | None = None
-    variants: dict[AcceleratorFamily, ArtifactRef] = Field(default_factory=dict, max_length=64)
-    command: Command = ()
-    env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=1024)
-    ports: Annotated[tuple[AppPort, ...], Field(strict=False, max_length=64)] = ()
-    resources: Resources = Resources()
     shm_mib: Int = Field(default=64, ge=1, le=16_777_216)
     stop_grace_s: Int = Field(default=10, ge=0, le=3600)
-    health: Health = Health()
     secrets: Annotated[tuple[SecretFile, ...], Field(strict=False, max_length=32)] = ()
     role: Name = "controller"
     members: Annotated[tuple[MemberRole, ...], Field(strict=False, max_length=16)] = ()
