@@ -36,6 +36,11 @@ IMPOSSIBLE: tuple[tuple[tuple[State | None, ...], tuple[Trigger, ...], str], ...
         (Trigger.WITHDRAWN,),
         "it was handed to a node: only a teardown ends it",
     ),
+    (
+        tuple(state for state in (None, *State) if state is not State.DEPLOYING),
+        (Trigger.RECALLED,),
+        "only a launch that no node took over is called back",
+    ),
     (_LEAVING, (Trigger.MOVE,), "it is not there, or is going: nobody takes over its life"),
     (
         (State.DECOMMISSIONING,),

@@ -18,7 +18,7 @@ from reconciler.core.actions import Action, Launch, Move, Remove, Replace
 from reconciler.core.desired import Target
 from reconciler.core.names import InstanceKey, Revision, content_hash, instance_of, member_name
 from reconciler.core.observed import Known, Seen, Unknown
-from reconciler.core.records import Event, InstanceRecord, State, node_name
+from reconciler.core.records import UNDER_WAY, Event, InstanceRecord, State, node_name
 
 EVENT = "apps.instance."
 
@@ -38,6 +38,7 @@ class Trigger(StrEnum):
     REMOVED = "removed"
     MOVE = "move"
     WITHDRAWN = "withdrawn"
+    RECALLED = "recalled"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
     (State.REQUESTED, Trigger.WITHDRAWN): Step(
         State.DECOMMISSIONED, ("decommission_requested", "decommissioned")
     ),
+    # Wanted stopped before a node ever took it over: it waits as one that was never begun.
+    (State.DEPLOYING, Trigger.RECALLED): Step(State.REQUESTED, ()),
     (State.DECOMMISSIONING, Trigger.REMOVED): Step(State.DECOMMISSIONED, ("decommissioned",)),
 }
 
@@ -102,7 +105,6 @@ one at once. A new commit that changes it does not wait for that.
 """
 
 Moved = tuple[InstanceRecord, tuple[Event, ...]]
-_UNDER_WAY = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK, State.DECOMMISSIONING)
 
 
 def allowed(state: State | None, trigger: Trigger) -> bool:
@@ -149,6 +151,19 @@ def withdraw(record: InstanceRecord, now_ms: int) -> Moved:
     return _move(bare, record.state, Trigger.WITHDRAWN, now_ms)
 
 
+def recall(record: InstanceRecord, revision: Revision, now_ms: int) -> Moved:
+    """Undoes a launch that no node will take over any more. The next one is another operation."""
+    epoch = record.epoch + 1
+    bare = replace(
+        _freed(record),
+        epoch=epoch,
+        revision=revision,
+        correlation_id=correlation_id(record.key, epoch, revision),
+        message="stopped before it was started",
+    )
+    return _move(bare, record.state, Trigger.RECALLED, now_ms)
+
+
 def begin(
     action: Action,
     target: Target | None,
@@ -193,7 +208,7 @@ def _sought_since_ms(
     started: InstanceRecord, record: InstanceRecord | None, trigger: Trigger, now_ms: int
 ) -> int:
     """Asking once more for the same thing, with no outcome between, does not start the clock."""
-    if record is None or record.state not in _UNDER_WAY or record.node != started.node:
+    if record is None or record.state not in UNDER_WAY or record.node != started.node:
         return now_ms
     leaving = trigger is Trigger.DECOMMISSION
     if leaving != (record.state is State.DECOMMISSIONING):
@@ -388,9 +403,8 @@ def _move(
     step = TRANSITIONS[(state, trigger)]
     moved = replace(record, state=step.to, since_ms=now_ms)
     told = _back(moved) if trigger is Trigger.FELL_BACK else moved
-    ran = _sides(record.applied_version, record.applied_digest)
-    if before is not None:
-        ran = _sides(before.applied_version, before.applied_digest)
+    former = before or record
+    ran = _sides(former.applied_version, former.applied_digest)
     given_up = _sides(record.target_version, record.target_digest)
     events = [
         _event(moved, name, now_ms, ran)

@@ -27,6 +27,11 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+UNBEGUN = (State.REQUESTED, State.DECOMMISSIONED)
+"""Nothing of it is with a node: not handed to one yet, or proved gone from there."""
+UNDER_WAY = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK, State.DECOMMISSIONING)
+
+
 @dataclass(frozen=True)
 class Condition:
     """One judgement on an object: `status` is "True", "False" or "Unknown"."""

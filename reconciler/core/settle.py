@@ -10,10 +10,9 @@ from reconciler.core import lifecycle
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed, is_there
-from reconciler.core.records import Event, InstanceRecord, Intent, State
+from reconciler.core.records import UNBEGUN, Event, InstanceRecord, Intent, State
 
 _SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
-_UNBEGUN = (State.REQUESTED, State.DECOMMISSIONED)
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,14 @@ def settle_all(
 ) -> Settled:
     """`intents` are the open ones: until a node took its task over, its report is older."""
     untaken = {i.instance: i.correlation_id for i in intents if i.state == "queued"}
+    pending = {i.instance for i in intents if i.state != "refused"}
     after = dict(records)
     events: list[Event] = []
     for key, record in sorted(records.items()):
         if _withdrawn(desired, observed, key, record):
             moved = lifecycle.withdraw(record, now_ms)
+        elif key not in pending and _recalled(desired, observed, record):
+            moved = lifecycle.recall(record, desired.revision, now_ms)
         elif untaken.get(key) == record.correlation_id:
             # A retry has the target of the launch that failed: it would seem to fail at once.
             moved = (record, ())
@@ -80,25 +82,22 @@ def finished_intents(
     """Instances whose accepted task has run its course, whatever came of it, and those that came
     to rest without the task that their node refused, or after a later one than it took over.
     """
-    done = {
-        intent.instance
-        for intent in intents
-        if intent.state == "accepted"
-        and intent.instance in records
-        and records[intent.instance].correlation_id == intent.correlation_id
-        and _ended(records[intent.instance], desired, observed)
-        and (intent.kind != "control" or _obeyed(intent, desired, observed))
-    }
     queued = {intent.instance for intent in intents if intent.state == "queued"}
-    needless = {
-        intent.instance
-        for intent in intents
-        if (record := records.get(intent.instance)) is not None
-        and (intent.state == "refused" or intent.correlation_id != record.correlation_id)
-        and record.state in (State.RUNNING, State.DECOMMISSIONED)
-        and (intent.kind != "control" or _obeyed(intent, desired, observed))
-    }
-    return tuple(sorted(done | (needless - queued)))
+    done = set()
+    for intent in intents:
+        record = records.get(intent.instance)
+        if record is None or (intent.kind == "control" and not _obeyed(intent, desired, observed)):
+            continue
+        if intent.state == "accepted" and intent.correlation_id == record.correlation_id:
+            over = _ended(record, desired, observed)
+        elif intent.state == "refused" or intent.correlation_id != record.correlation_id:
+            rests = record.state in (State.RUNNING, *UNBEGUN)
+            over = rests and intent.instance not in queued
+        else:
+            over = False
+        if over:
+            done.add(intent.instance)
+    return tuple(sorted(done))
 
 
 def _ended(record: InstanceRecord, desired: Desired, observed: Observed) -> bool:
@@ -134,6 +133,20 @@ def _withdrawn(
     return not wanted and not is_there(observed.workload(record.node, key))
 
 
+def _recalled(desired: Desired, observed: Observed, record: InstanceRecord) -> bool:
+    """Nothing starts what is to be stopped, so a launch that was refused would stay open."""
+    target = desired.targets.get(record.key)
+    seen = observed.workload(record.node, record.key)
+    return (
+        record.state is State.DEPLOYING
+        and target is not None
+        and target.instance.run == "stopped"
+        and target.instance.node == record.node
+        and isinstance(seen, Known)
+        and not is_there(seen)
+    )
+
+
 def _adopted(
     desired: Desired,
     observed: Observed,
@@ -147,7 +160,7 @@ def _adopted(
     found = []
     for key, target in sorted(desired.targets.items()):
         known = records.get(key)
-        if key in desired.held or (known is not None and known.state not in _UNBEGUN):
+        if key in desired.held or (known is not None and known.state not in UNBEGUN):
             continue
         seen = observed.workload(target.instance.node, key)
         if not isinstance(seen, Known) or seen.value is None:

@@ -11,7 +11,7 @@ from reconciler.core.desired import Desired
 from reconciler.core.health import READY, Health, HealthSeen
 from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.plan import Finding, Plan, Waiting
-from reconciler.core.records import Condition, InstanceRecord, State
+from reconciler.core.records import UNDER_WAY, Condition, InstanceRecord, State
 from reconciler.core.times import time_text
 
 Truth = Literal["True", "False", "Unknown"]
@@ -146,7 +146,7 @@ def _converged(
         return Judgement("Converged", "False", _camel(finding.code), finding.message)
     if action is not None and action.held is not None:
         return Judgement("Converged", "False", _camel(action.held.code), _held_words(action.held))
-    if action is not None or record.state in _MOVING:
+    if action is not None or record.state in UNDER_WAY:
         message = waiting.message if waiting else (action.reason if action else "")
         return Judgement("Converged", "False", "Progressing", message)
     if waiting is not None:
@@ -165,7 +165,6 @@ def _held_words(held: Held) -> str:
     return held.message
 
 
-_MOVING = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK, State.DECOMMISSIONING)
 
 
 def _stamp(new: Judgement, record: InstanceRecord, revision: str, now_ms: int) -> Condition:

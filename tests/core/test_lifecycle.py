@@ -14,8 +14,8 @@ from reconciler.core.actions import Action, Launch, Move, Precondition, Remove, 
 from reconciler.core.desired import Target
 from reconciler.core.lifecycle import TRANSITIONS, Trigger, begin, next_epoch, request, settle
 from reconciler.core.names import InstanceKey, Revision
-from reconciler.core.observed import Known, Unknown
-from reconciler.core.records import Event, InstanceRecord, State
+from reconciler.core.observed import Known, Observed, Unknown
+from reconciler.core.records import Event, InstanceRecord, Intent, State
 from reconciler.core.settle import finished_intents, settle_all
 from tests.core.fleet import (
     CLEAN,
@@ -224,6 +224,39 @@ def test_a_quarantined_request_is_not_withdrawn() -> None:
     record, _ = request(OLD, None, REVISION, NOW_MS)
     held = desired(held={record.key: "broken"})
     assert settle_all(held, observed(), inventory(record), THEN_MS).changed == ()
+
+
+REFUSED = intent(OLD, state="refused", correlation_id=deploying(OLD).correlation_id)
+IDLE = target(version="1.0.0", run="stopped")
+
+
+def test_a_refused_launch_of_what_is_to_be_stopped_is_called_back() -> None:
+    record, records = deploying(OLD), inventory(deploying(OLD))
+    result = settle_all(desired(IDLE), observed(), records, THEN_MS, [REFUSED])
+    (idle,) = result.changed
+    assert (idle.state, idle.gpu_uuids, result.events) == (State.REQUESTED, (), ())
+    closed = finished_intents(result.records, [REFUSED], desired(IDLE), observed())
+    assert closed == (record.key,)
+    begun, told = begin(launch(OLD, idle), OLD, idle, NEXT_REVISION, THEN_MS)
+    assert begun.correlation_id != record.correlation_id
+    assert names(told) == ["deploying"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "open_intents"),
+    [
+        pytest.param(OLD, observed(), [REFUSED], id="wanted running"),
+        pytest.param(IDLE, observed(report(OLD)), [REFUSED], id="its node has it"),
+        pytest.param(IDLE, Observed({}, {}), [REFUSED], id="its node is silent"),
+        pytest.param(IDLE, observed(), [intent(OLD)], id="its node may yet take it"),
+        pytest.param(IDLE, observed(), [intent(OLD, state="accepted")], id="its node took it"),
+    ],
+)
+def test_a_launch_that_may_still_be_is_not_called_back(
+    wanted: Target, said: Observed, open_intents: list[Intent]
+) -> None:
+    result = settle_all(desired(wanted), said, inventory(deploying(OLD)), THEN_MS, open_intents)
+    assert result.records[OLD.instance.key].state is not State.REQUESTED
 
 
 def test_an_unknown_node_changes_nothing() -> None:

@@ -226,13 +226,14 @@ class Client:
         if held.unit.status == "running":
             return
         docker.watcher.touched(docker.node, held, "start")
-        taken = {e.host_port for other in docker.alive() for e in other.unit.endpoints}
+        others = [other.unit for other in docker.alive() if other is not held]
+        taken = {endpoint.host_port for other in others for endpoint in other.endpoints}
         if {e.host_port for e in unit.endpoints} & (taken | docker.foreign_ports):
             raise EngineFailure(FailureReason.PORT_IN_USE, "the port is taken")
         # Those it could have seen: what came alive after it looked is not its fault.
         seen = docker.looked.get(unit.instance, -1)
-        others = [h for h in docker.alive(unit.instance) if h is not held]
-        docker.watcher.started(docker.node, unit, [h for h in others if h.alive_since <= seen])
+        doubled = [h for h in docker.alive(unit.instance) if h is not held]
+        docker.watcher.started(docker.node, unit, [h for h in doubled if h.alive_since <= seen])
         docker.make_alive(held)
         self._done("start")
 

@@ -20,7 +20,7 @@ from reconciler.core.observed import Observed
 from reconciler.core.plan import Finding, terms
 from reconciler.core.plan.budgets import approval_hint, budget_holds, removals_id, removals_wanted
 from reconciler.core.plan.order import hold_for_order
-from reconciler.core.records import InstanceRecord, State, node_name
+from reconciler.core.records import UNBEGUN, InstanceRecord, node_name
 
 IGNORED = "ignored"
 NEEDS_A_PERSON = frozenset(
@@ -154,7 +154,7 @@ def _occupied(records: Records) -> dict[tuple[str, str, str], InstanceKey]:
     taken: dict[tuple[str, str, str], InstanceKey] = {}
     for key in sorted(records):
         record = records[key]
-        if record.state in (State.DECOMMISSIONED, State.REQUESTED):
+        if record.state in UNBEGUN:
             continue
         for uuid in (*record.former_gpu_uuids, *record.gpu_uuids):
             taken[(record.node, "gpu", uuid)] = key
@@ -168,5 +168,5 @@ def _named(records: Records) -> dict[tuple[str, str], InstanceKey]:
     return {
         (record.node, node_name(record)): key
         for key, record in records.items()
-        if record.state not in (State.DECOMMISSIONED, State.REQUESTED)
+        if record.state not in UNBEGUN
     }

@@ -22,13 +22,12 @@ from reconciler.core.desired import Desired, Instance, StateObject
 from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.names import InstanceKey, instance_key, member_key
 from reconciler.core.observed import Known, NodeSeen, Observed, Seen
-from reconciler.core.records import InstanceRecord, State, node_name
+from reconciler.core.records import UNBEGUN, InstanceRecord, State, node_name
 
 Records = Mapping[InstanceKey, InstanceRecord]
 Nodes = Mapping[str, Seen[NodeSeen]]
 
-_UNBEGUN = (State.REQUESTED, State.DECOMMISSIONED)
-_LEAVING = (*_UNBEGUN, State.DECOMMISSIONING)
+_LEAVING = (*UNBEGUN, State.DECOMMISSIONING)
 
 
 def moving(desired: Desired, records: Records) -> dict[InstanceKey, InstanceRecord]:
@@ -51,7 +50,7 @@ def _followed(
     instances: Mapping[InstanceKey, Instance],
     records: Records,
     spared: frozenset[InstanceKey],
-    onto: tuple[State, ...] = _UNBEGUN,
+    onto: tuple[State, ...] = UNBEGUN,
 ) -> dict[InstanceKey, InstanceRecord]:
     found: dict[InstanceKey, InstanceRecord] = {}
     taken: set[InstanceKey] = set()
@@ -113,7 +112,7 @@ def _called(records: Records) -> dict[InstanceKey, InstanceKey]:
 
 
 def _begun(record: InstanceRecord | None) -> bool:
-    return record is not None and record.state not in _UNBEGUN
+    return record is not None and record.state not in UNBEGUN
 
 
 def _former(instance: Instance) -> InstanceKey:
@@ -181,7 +180,7 @@ def holding(objects: Iterable[StateObject], records: Records) -> dict[InstanceKe
         for name in ("", *(member.name for member in spec.members)):
             new, old = (member_key(k, name) if name else k for k in (key, named))
             record, own = records.get(old), records.get(new)
-            if record is not None and (own is None or own.state in _UNBEGUN):
+            if record is not None and (own is None or own.state in UNBEGUN):
                 held[new] = record.gpu_uuids
     return held
 

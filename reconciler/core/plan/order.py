@@ -32,7 +32,7 @@ from reconciler.core.desired import Desired
 from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.observed import Observed, Unknown
 from reconciler.core.plan import Finding
-from reconciler.core.records import InstanceRecord, State
+from reconciler.core.records import UNBEGUN, InstanceRecord, State
 
 Key = TypeVar("Key", bound=str)
 Edges = Mapping[InstanceKey, Sequence[InstanceKey]]
@@ -42,7 +42,6 @@ _RANK = {"move": 0, "remove": 1, "control": 2, "replace": 3, "launch": 4}
 _DONE = {
     "launch": "started", "replace": "changed", "control": "started or stopped", "remove": "removed",
 }  # fmt: skip
-_ABSENT = (State.REQUESTED, State.DECOMMISSIONED)
 _NAMES_MAX = 5
 
 
@@ -64,7 +63,7 @@ class Graph:
         kept = {key: record.depends_on for key, record in records.items() if record.depends_on}
         needed_by: dict[InstanceKey, list[InstanceKey]] = {}
         for key, others in sorted(kept.items()):
-            if records[key].state not in _ABSENT:
+            if records[key].state not in UNBEGUN:
                 for other in others:
                     needed_by.setdefault(other, []).append(key)
         return cls(needs, needed_by, in_cycles({**kept, **needs}))
@@ -141,7 +140,7 @@ class _Look:
         action = self.actions.get(key)
         if action is not None and action.held is None and not isinstance(action, Move):
             return f"is {_DONE[action.kind]} first"
-        if record is None or record.state in _ABSENT:
+        if record is None or record.state in UNBEGUN:
             return "does not run yet" if target is not None else "is not there"
         if target is not None and target.instance.run != "running":
             return f"is {target.instance.run} as wanted"
