@@ -50,6 +50,11 @@ class GitReader:
         self._lock = threading.RLock()
 
     @property
+    def folder(self) -> Path:
+        """The repository itself, not its work tree."""
+        return self._folder
+
+    @property
     def blobs_read(self) -> int:
         """How many blobs were loaded so far: a measure of what the cache spares."""
         return self._reader.blobs_read
