@@ -14,10 +14,14 @@ from reconciler.core.accept import (
     to_desired,
 )
 from reconciler.core.actions import Move
+from reconciler.core.audit import entries_of, instance_entries
+from reconciler.core.authority.attribution import signed
+from reconciler.core.authority.facts import Walked
+from reconciler.core.authority.walk import last_candidate, under_authority
 from reconciler.core.convergence import Arrival, followed
 from reconciler.core.desired import Desired
 from reconciler.core.health import HealthLimits, HealthSeen, healths
-from reconciler.core.names import InstanceKey
+from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Plan, moves
 from reconciler.core.plan.compute import compute_plan
@@ -78,10 +82,48 @@ def load(
     ports: Ports,
     settings: Settings,
     memo: LoadMemo | None = None,
+    walked: Walked | None = None,
 ) -> AcceptedState:
-    """A revision as it is accepted, object by object. Reads the store, changes nothing."""
+    """A revision as it is accepted, object by object. Reads the store, changes nothing.
+
+    `walked` is what its commits come to, where signatures count.
+    """
     store = ports.store
-    return load_from(snapshot, schemas, store.accepted(), store.records(), settings, memo)
+    last, records = store.accepted(), store.records()
+    state = load_from(snapshot, schemas, last, records, settings, memo, walked)
+    if walked is None:
+        return state
+    if state.accepted is last:
+        return state  # Nothing of the revision counts; the next one is walked to from there again.
+    accepted = signed(state.accepted, walked)
+    if memo is not None:
+        memo.accepted.forms.replaced(accepted)
+    audit = entries_of(walked, ports.clock.now_ms(), last.refused)
+    return replace(state, accepted=accepted, audit=audit)
+
+
+def load_last(
+    head: Revision,
+    problem: Problem,
+    ports: Ports,
+    settings: Settings,
+    memo: LoadMemo | None = None,
+) -> AcceptedState:
+    """What was accepted last, while the newest revision can't be trusted, or read, at all."""
+    last = ports.store.accepted()
+    memo = memo or LoadMemo()
+    candidate = last_candidate(last, problem)
+    holding = moves.holding(candidate.objects.values(), ports.store.records())
+    state = accept(
+        candidate,
+        last,
+        parse_accepted,
+        settings.environment,
+        holding,
+        memo.accepted,
+        storing=False,
+    )
+    return replace(state, rejected=head)
 
 
 def load_from(
@@ -91,12 +133,20 @@ def load_from(
     records: Records,
     settings: Settings,
     memo: LoadMemo | None = None,
+    walked: Walked | None = None,
     *,
     storing: bool = True,
 ) -> AcceptedState:
-    """The same on what was accepted and remembered at some time; `storing` as in `accept`."""
+    """The same on what was accepted and remembered at some time; `storing` as in `accept`.
+
+    Without `walked` the changes that were refused at that time stay refused.
+    """
     memo = memo or LoadMemo()
     candidate = validate(snapshot, schemas, settings.parse_limits, memo.validated)
+    if walked is None and last.refused:
+        walked = Walked(candidate.revision, refused=last.refused)
+    if walked is not None:
+        candidate = under_authority(candidate, walked, last)
     holding = moves.holding(candidate.objects.values(), records)
     state = accept(
         candidate,
@@ -183,7 +233,7 @@ def reconcile(
     watch = watch or Watch()
     now_ms = ports.clock.now_ms()
     with watch.phase("write"):
-        ports.store.save_accepted(state.accepted, holder)
+        ports.store.save_accepted(state.accepted, holder, state.audit)
     view = _look(state, ports, settings, now_ms, approved, manual, memo, watch)
     desired, settled = view.desired, view.settled
     with watch.phase("write"):
@@ -200,8 +250,11 @@ def reconcile(
     problems = (*state.problems, *_unfetched(fetch_error))
     ended_at_ms = ports.clock.now_ms()
     summary = record.summary_of(plan, problems, outcome.error, now_ms, ended_at_ms)
+    summary = replace(summary, rejected=state.rejected)
+    begun = [action for action in view.plan.ready if isinstance(action, Move)]
+    audit = instance_entries(outcome.intents, after, state.accepted, now_ms, begun)
     with watch.phase("write"):
-        record.write(ports, after, settled, outcome, view.closed, summary, holder)
+        record.write(ports, after, settled, outcome, view.closed, summary, audit, holder)
     return Pass(
         plan,
         view.observed,

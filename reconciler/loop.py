@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import structlog
@@ -21,11 +21,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from reconciler.collector import without_collector
 from reconciler.core.accept import AcceptedState
+from reconciler.core.audit import entries_of
+from reconciler.core.authority.facts import Walked
 from reconciler.core.names import Revision
-from reconciler.core.records import PassSummary
+from reconciler.core.problems import Problem
+from reconciler.core.records import Accepted, PassSummary
 from reconciler.core.schema import SchemaSet
-from reconciler.cycle import LoadMemo, Pass, load, reconcile
-from reconciler.errors import GpuaasError, Transient
+from reconciler.cycle import LoadMemo, Pass, load, load_last, reconcile
+from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes, Ports
 from reconciler.settings import Settings
 from reconciler.watch import Watch
@@ -37,6 +40,8 @@ APPLY_PLAN = "plan:"
 
 STORED_FAILURE = "pass_failed"
 """The pass came to its end and stored why it failed."""
+
+_TOLD_FOR_MS = 90 * 24 * 3600 * 1000
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +80,9 @@ def _gist(summary: PassSummary) -> tuple[object, ...]:
 def _names_plan(reason: str) -> bool:
     return reason.startswith(APPLY_PLAN)
 
+
+Walk = Callable[[Revision, Accepted], Walked]
+"""What the commits after those accepted come to, up to a head; see `gate`."""
 
 Later = Callable[[float, Callable[[], None]], Callable[[], None]]
 """Does something once, so many seconds from now; returns how to call that off."""
@@ -115,6 +123,8 @@ class _Memory:
     """What the loop carries from pass to pass; all of it can be rebuilt from the store and Git."""
 
     state: AcceptedState | None = None
+    head: Revision | None = None
+    """The newest revision, whether it is the one that counts or not."""
     fetch_error: GpuaasError | None = None
     last: PassSummary | None = None
     failures: int = 0
@@ -123,6 +133,8 @@ class _Memory:
     """Plans asked for by their ids, until a pass has come to its end with them."""
     standing_by: str = ""
     leading: bool = False
+    quiet_ms: int = 0
+    """When the remote last had nothing that is newer than what was accepted."""
     seen: tuple[str, int] = ("", 0)
     """The newest revision, and when it came here."""
 
@@ -138,7 +150,8 @@ class Beat:
 class Loop:
     """Runs passes until told to stop. `on_tasks` hears which nodes have tasks waiting.
 
-    With `manual` changes wait for a `plan:<id>` reason, whatever the Environment says.
+    With `manual` changes wait for a `plan:<id>` reason, whatever the Environment says. `walk`
+    says what the commits since come to; without it they count whoever signed them.
     """
 
     def __init__(
@@ -151,6 +164,7 @@ class Loop:
         on_pass: Callable[[Pass], None] = lambda _: None,
         manual: bool = False,
         later: Later = in_a_while,
+        walk: Walk | None = None,
     ) -> None:
         self._ports = ports
         self._settings = settings
@@ -160,6 +174,7 @@ class Loop:
         self._on_pass = on_pass
         self._manual = manual
         self._later = later
+        self._walk = walk
         self._call_off: Callable[[], None] | None = None
         self._memory = _Memory()
         self._beat_s = time.monotonic()
@@ -260,21 +275,75 @@ class Loop:
             with watch.phase("fetch"):
                 head: Revision = source.fetch()
             memory.fetch_error = None
+            if memory.state is not None and memory.state.revision == memory.head == head:
+                memory.quiet_ms = self._ports.clock.now_ms()
         except GpuaasError as error:
             memory.fetch_error = error
             log.warning("fetch_failed", code=error.code, message=error.message, hint=error.hint)
             if memory.state is not None:
                 return memory.state
             head = self._head_or(error)
-        if memory.state is None or memory.state.revision != head:
+        if memory.state is None or memory.head != head:
             memory.seen = (head, self._seen_ms(head))
             with watch.phase("load"):
-                snapshot = source.snapshot(head)
-                memory.state = load(
-                    snapshot, self._schemas, self._ports, self._settings, memory.loaded
-                )
+                memory.state, is_read = self._load(head)
+            memory.head = head if is_read else None
             log.info("revision", revision=head, problems=len(memory.state.problems))
         return memory.state
+
+    def _load(self, head: Revision) -> tuple[AcceptedState, bool]:
+        """The head as it is accepted; where its commits can't be trusted, what was before it. And
+        whether it could be read: else it is tried again, since not all that is in the way has to
+        be in the revision.
+        """
+        memory, ports, settings = self._memory, self._ports, self._settings
+        is_read = True
+        try:
+            walked = self._walk(head, self._last_accepted()) if self._walk else None
+            if walked is None or walked.rejection is None:
+                snapshot = ports.source.snapshot(head)
+                found = load(snapshot, self._schemas, ports, settings, memory.loaded, walked)
+                return found, is_read
+        except GpuaasError as error:
+            # Who can push must not be able to end the repairs, not even across a restart.
+            if ports.store.accepted().revision is None:
+                raise
+            problem = Problem("", 0, 0, error.code, error.message, hint=error.hint)
+            if isinstance(error, Transient):
+                log.warning("revision_unread", revision=head, code=error.code)
+                return load_last(Revision(""), problem, ports, settings, memory.loaded), False
+            walked, is_read = Walked(head, rejection=problem), False
+        assert walked.rejection is not None
+        self._tell_rejection(walked, walked.rejection)
+        return load_last(head, walked.rejection, ports, settings, memory.loaded), is_read
+
+    def _last_accepted(self) -> Accepted:
+        """With the time until which nothing came after it. A commit that was not there then was
+        made later, whatever its date says: no key that had ended by then signs it.
+        """
+        accepted, last = self._ports.store.accepted(), self._ports.store.last_pass()
+        quiet_ms = self._memory.quiet_ms
+        problems = [f for f in last.findings if f.get("type") == "problem"] if last else []
+        if last is not None and last.revision == accepted.revision and not problems:
+            quiet_ms = max(quiet_ms, last.started_at_ms)
+        return replace(accepted, at_ms=max(accepted.at_ms, quiet_ms))
+
+    def _tell_rejection(self, walked: Walked, problem: Problem) -> None:
+        """Once a head, whichever process meets it first. Refused where nothing was accepted yet."""
+        store, now_ms = self._ports.store, self._ports.clock.now_ms()
+        log.error(
+            "revision_rejected",
+            revision=walked.head,
+            code=problem.code,
+            message=problem.message,
+            hint=problem.hint,
+        )
+        if store.use_once(f"rejected/{walked.head}", now_ms + _TOLD_FOR_MS, now_ms):
+            store.append_audit(entries_of(walked, now_ms))
+            # From now on the last pass tells no more until when all was quiet.
+            store.save_accepted(self._last_accepted(), self._holder)
+        if store.accepted().revision is None:
+            raise Refused(problem.code, problem.message, where=problem.where, hint=problem.hint)
 
     def _seen_ms(self, head: Revision) -> int:
         """When this revision was first seen, by this process or by the one that led before."""
@@ -319,7 +388,7 @@ class Loop:
     def _note_failure(self, error: GpuaasError) -> None:
         """Makes `gpuaas status` say it too; when the store is what fails, the log has to do."""
         state, now_ms = self._memory.state, self._ports.clock.now_ms()
-        revision = state.revision if state else ""
+        revision = state.revision if state else self._memory.seen[0]
         failed = PassSummary("failed", revision, now_ms, 0, message=str(error))
         try:
             self._ports.store.commit(Changes(summary=failed, holder=self._holder))

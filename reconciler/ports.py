@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from node_agent.wire import TaskAck, VerifierKey
+from reconciler.core.authority.facts import ChainStep, CommitFacts, Signature
 from reconciler.core.names import ArtifactKey, InstanceKey, Revision
 from reconciler.core.observed import ArtifactSeen
 from reconciler.core.records import (
     Accepted,
+    AuditEntry,
+    AuditRow,
     EnrolledNode,
     Event,
     InstanceRecord,
@@ -46,6 +49,30 @@ class StateSource(Protocol):
     def snapshot(self, revision: Revision) -> Snapshot: ...
 
     def is_ancestor(self, ancestor: Revision, descendant: Revision) -> bool: ...
+
+
+class CommitLog(Protocol):
+    """The commits of the state repo, for who has to know who made them."""
+
+    def chain(self, since: Revision | None, head: Revision) -> Sequence[ChainStep]:
+        """The line from `since` (excluded) to `head`, oldest first; from the first commit on when
+        None. Empty when they are the same.
+
+        Refused("history_rewritten") when `head` was not built on `since`, or `since` is gone.
+        """
+        ...
+
+    def commits(self, since: Revision | None, head: Revision) -> Sequence[CommitFacts]:
+        """All commits of that line, those that merges bring in before the merge; nothing they
+        touch is read. Refused as `chain` is.
+        """
+        ...
+
+    def signatures(
+        self, revisions: Sequence[Revision], openpgp_keys: Sequence[str]
+    ) -> Mapping[Revision, Signature]:
+        """What Git says of the signature of each; `openpgp_keys` are armored public keys."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,6 +168,7 @@ class Changes:
     closed: Sequence[InstanceKey] = ()
     """Instances whose open and refused intents are superseded; done before `intents` are added."""
     summary: PassSummary | None = None
+    audit: Sequence[AuditEntry] = ()
     holder: str = ""
     """Stored only while this one holds the reconciler's lease, where it is given: a process that
     stood still meanwhile must not write over what the next one did."""
@@ -161,8 +189,29 @@ class Store(Protocol):
 
     def accepted(self) -> Accepted: ...
 
-    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
-        """`holder` as in `Changes`: Transient("lease_lost") when somebody else has the lease."""
+    def save_accepted(
+        self, accepted: Accepted, holder: str = "", audit: Sequence[AuditEntry] = ()
+    ) -> None:
+        """With what is to be told of it, in one transaction; nothing when it is stored already.
+
+        `holder` as in `Changes`: Transient("lease_lost") when somebody else has the lease.
+        """
+        ...
+
+    def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Numbers, chains and stores them (`core.audit`). Rows are never changed or deleted."""
+        ...
+
+    def audit(self, after: int = 0, limit: int = 1000) -> Sequence[AuditRow]:
+        """Rows numbered above `after`, in order."""
+        ...
+
+    def audit_head(self) -> tuple[int, str]:
+        """Number and hash of the newest row, kept beside the rows: what was cut off shows."""
+        ...
+
+    def use_once(self, name: str, expires_at_ms: int, now_ms: int) -> bool:
+        """Whether this name was never used before; forgets it once it is expired."""
         ...
 
     def records(self) -> Mapping[InstanceKey, InstanceRecord]: ...

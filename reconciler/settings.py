@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -35,12 +35,24 @@ class Settings(BaseModel):
     """File with the host keys that an ssh remote may have, instead of the user's own."""
     git_ssh_key: Path | None = None
     """Private key to fetch with, instead of what ssh would take."""
+    signatures: Literal["required", "off"] = "required"
+    """Whether commits count by who signed them, or (off, for evaluation) whoever made them."""
+    admin_keys: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Public keys (OpenSSH lines) that the first commit may be signed with."""
+    trust_root: str = ""
+    """Commit id of the revision to begin from, where not all before it is signed."""
+    commit_bytes_max: int = Field(default=1024 * 1024, gt=0)
+    """Largest commit, its message and signature included, that is looked at."""
+    commit_ahead_max_s: float = Field(default=3600.0, gt=0)
+    """How far a commit's own time may be ahead of ours."""
     environment: str = ""
     """Name of the Environment manifest this control plane works on."""
     listen: str = "127.0.0.1:8470"
     """host:port of the agent API, webhooks, read API and metrics."""
     allow_remote_read: bool = False
-    """Whether the read API may be listened for beyond this host. It takes no token yet."""
+    """Whether anybody may read without a token. Unsafe: for a proxy in front that asks for one."""
+    require_tokens: bool = False
+    """Whether reading needs a token also on this host, where it listens on the loopback."""
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Names under which the server is addressed, beside the one it listens on."""
 

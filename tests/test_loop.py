@@ -93,6 +93,26 @@ def test_a_remote_that_never_answered_fails_the_step(world: World) -> None:
     assert wait_until(lambda: loop.wakeups.take(0.1)) == {"retry"}
 
 
+def test_a_revision_that_is_refused_whole_stops_no_pass_and_is_told(world: World) -> None:
+    """Attempted: to end the repairs by a push, also for a control plane that starts after it."""
+    first = world.loop().step(POLL)
+    assert first is not None
+    world.remote.files_max = 3
+    world.remote.push(state_repo.first_files() | {"more.yaml": b"a: 1"})
+    for loop in (world.loop(), world.loop()):
+        done = loop.step(POLL)
+        assert done is not None
+        assert done.summary.revision == first.summary.revision
+        assert [f["code"] for f in done.summary.findings if f["type"] == "problem"] == [
+            "too_many_files"
+        ]
+    assert [row.entry.result for row in world.store.audit(0, 9)] == ["too_many_files"]
+    world.remote.files_max = 200_000
+    after = loop.step(POLL)
+    assert after is not None
+    assert after.summary.revision == world.remote.branches["main"]
+
+
 def test_one_leads_and_the_other_takes_over(world: World) -> None:
     first, second = world.loop("one"), world.loop("two")
     assert first.step(POLL) is not None

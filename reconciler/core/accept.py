@@ -5,6 +5,9 @@ Rules:
   depends on it; a new one is not accepted. The rest of the revision goes ahead.
 - An object in a file that can't be read is neither changed nor deleted, and nothing is removed in
   the scope (project, tenant, app) of a document that is invalid.
+- Who a deletion takes rights from loses them, whatever is broken beside: its commit was signed.
+- Where signed commits were walked, their word on trust is the last one: nothing that is broken, or
+  points nowhere, brings back a form which they replaced.
 - An instance that may only be misplaced or renamed is not taken for removed (`core.doubt`).
 - An instance whose last accepted form doesn't resolve either is held: neither launched, nor
   changed, nor removed.
@@ -20,6 +23,7 @@ from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 from node_agent.wire import Workload
+from reconciler.core.authority.facts import TRUST_KINDS
 from reconciler.core.checks.capacity import Holding
 from reconciler.core.desired import (
     Candidate,
@@ -31,9 +35,18 @@ from reconciler.core.desired import (
     Term,
 )
 from reconciler.core.doubt import former_of, keep_doubted
-from reconciler.core.forms import Forms, FormsMemo, ParseAccepted, parse_accepted, to_stored
+from reconciler.core.forms import (
+    Forms,
+    FormsMemo,
+    ParseAccepted,
+    folders_above,
+    parse_accepted,
+    to_stored,
+)
+from reconciler.core.forms import (
+    scope_of as _scope,
+)
 from reconciler.core.guarding import term_of
-from reconciler.core.kinds import TOP_FOLDERS
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.names import (
@@ -46,7 +59,7 @@ from reconciler.core.names import (
     member_name,
 )
 from reconciler.core.problems import Problem
-from reconciler.core.records import Accepted, AcceptedObject
+from reconciler.core.records import Accepted, AcceptedObject, AuditEntry
 from reconciler.core.resolve import Resolution, resolve
 from reconciler.core.validate import invalid_objects
 
@@ -95,6 +108,10 @@ class AcceptedState:
     suspended: Mapping[str, Term] = field(default_factory=dict)
     rendered: Rendered = field(default_factory=Rendered, compare=False, repr=False)
     """What was rendered of it already; see `to_desired`."""
+    audit: tuple[AuditEntry, ...] = ()
+    """What is to be told when it is stored, and then only."""
+    rejected: str = ""
+    """The newer revision that this one stands in for."""
 
 
 @dataclass
@@ -212,9 +229,11 @@ def _first_choice(candidate: Candidate, forms: Forms) -> Iterator[Problem]:
     invalid = invalid_objects(candidate)
     forms.chosen.update(candidate.objects)
     for ref, why in sorted(invalid.items()):
-        forms.put_back(ref, why)
+        if not _is_decided(ref, candidate):
+            forms.put_back(ref, why)
     for ref, found in candidate.objects.items() if candidate.broken_paths else ():
-        if found.path in candidate.broken_paths and ref not in forms.settled:
+        broken = found.path in candidate.broken_paths and ref not in forms.settled
+        if broken and not _is_decided(ref, candidate):
             forms.put_back(ref, f"{found.path} can't be read in full")
     empty = not candidate.objects and bool(forms.last)
     if empty:
@@ -222,42 +241,33 @@ def _first_choice(candidate: Candidate, forms: Forms) -> Iterator[Problem]:
     frozen = {_scope(path) for path in (*candidate.broken_paths, *_paths(candidate, invalid))}
     forms.gone = tuple(sorted(forms.last.keys() - forms.chosen.keys() - forms.settled.keys()))
     for ref in forms.gone:
+        if _is_decided(ref, candidate):
+            continue
         stored = forms.last[ref]
-        above = {*_folders(stored.path)}
+        above = {*folders_above(stored.path)}
         if empty:
             forms.put_back(ref, "the revision holds no manifest")
         elif stored.path in candidate.broken_paths or above & candidate.broken_paths:
             forms.put_back(ref, f"{stored.path} can't be read")
-        elif above & frozen:
+        elif above & frozen and ref.kind not in TRUST_KINDS:
             forms.put_back(ref, f"{max(above & frozen, key=len) or 'the repo'} is in quarantine")
             yield _suspended(stored, max(above & frozen, key=len))
+
+
+def _is_decided(ref: ObjectRef, candidate: Candidate) -> bool:
+    """Whether signed commits say what it is, or that it is gone."""
+    decided = candidate.decided
+    return _is_trust_decided(ref, candidate) or (decided is not None and ref in decided)
+
+
+def _is_trust_decided(ref: ObjectRef, candidate: Candidate) -> bool:
+    """What trust refers to may be missing; what it no longer gives is not given again for that."""
+    return candidate.decided is not None and ref.kind in TRUST_KINDS
 
 
 def _paths(candidate: Candidate, invalid: Mapping[ObjectRef, str]) -> Iterator[str]:
     names = {str(ref) for ref in invalid}
     return (problem.path for problem in candidate.problems if problem.object in names)
-
-
-def _folders(path: str) -> Iterator[str]:
-    """Every folder above a file, the root ("") included."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _scope(path: str) -> str:
-    """The folder of the project, tenant, app or kind that a file belongs to.
-
-    One in a misspelt top folder may belong anywhere.
-    """
-    parts = path.split("/")
-    if parts[0] not in TOP_FOLDERS:
-        return ""
-    if parts[0] == "tenants" and len(parts) > 4 and parts[2] == "projects":
-        return "/".join(parts[:4])
-    if parts[0] in ("tenants", "catalog") and len(parts) > 2:
-        return "/".join(parts[:2])
-    return path.rpartition("/")[0]
 
 
 def _suspended(stored: AcceptedObject, scope: str) -> Problem:
@@ -297,7 +307,11 @@ def _settle(
             return found
         blocked = {_instance_ref(key): why for key, why in found.blocked.items()}
         reasons = {**blocked, **found.blamed}
-        back = {ref: why for ref, why in sorted(reasons.items()) if forms.changed(ref)}
+        back = {
+            ref: why
+            for ref, why in sorted(reasons.items())
+            if forms.changed(ref) and not _is_trust_decided(ref, candidate)
+        }
         if not back:
             doubted = keep_doubted(forms, candidate, holding, forms.dropped)
             if not doubted:

@@ -105,6 +105,32 @@ def check_document(
     return Checked(document, place.name, ref, tuple(findings), fits)
 
 
+def beyond_schema(path: str, value: Mapping[str, Any]) -> list[Finding]:
+    """What a model of a document doesn't look at: whether it agrees with its path and itself."""
+    allowed, name = allowed_at(path), _name_of(value)
+    if not allowed or name is None:
+        return [Finding(NAME_POINTER, "name_mismatch", f"no object of {path} has this name", "")]
+    place, placeholders = _pick(allowed, value.get("kind"))
+    findings = _envelope(allowed, value)
+    findings += _agreement(place, placeholders, value, name)
+    findings += _unique_keys(place, value)
+    findings += _launch_parameters(value, {}) if place.name == "AppVersion" else []
+    return findings
+
+
+def ref_of(
+    allowed: tuple[Allowed, ...], value: Mapping[str, Any], alone: bool
+) -> ObjectRef | None:
+    """The object that a document is about; None where `check_document` could not tell it either."""
+    name = _name_of(value)
+    if name is None or (len(allowed) > 1 and not isinstance(value.get("kind"), str)):
+        return None
+    place, placeholders = _pick(allowed, value.get("kind"))
+    if _envelope(allowed, value) or _name_mismatch(place, placeholders, name, alone):
+        return None
+    return ObjectRef(place.name, (*scope_of(placeholders), name))
+
+
 def readable(place: KindPlace) -> str:
     """The place as people write it."""
     return place.path.replace("{", "<").replace("}", ">")

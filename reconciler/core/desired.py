@@ -33,6 +33,8 @@ class Candidate:
 
     `broken_paths` are files whose documents could not all be read: what they held is not known.
     `unread` are names that such a file bears, or one that is not read at all, with its path.
+    `decided` are objects of such files in the form that signed commits gave them; None: nobody
+    looked at commits. Where somebody did, whatever trust is made of is decided, deletions too.
     """
 
     revision: Revision
@@ -40,6 +42,7 @@ class Candidate:
     problems: tuple[Problem, ...] = ()
     broken_paths: frozenset[str] = frozenset()
     unread: Mapping[str, str] = field(default_factory=dict)
+    decided: frozenset[ObjectRef] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ that nothing is compared twice, and the memo of a pass that failed is as good as
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from reconciler.core.desired import StateObject
-from reconciler.core.kinds import KINDS
+from reconciler.core.kinds import KINDS, TOP_FOLDERS
 from reconciler.core.names import ObjectRef, Revision
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject
@@ -43,7 +43,33 @@ def to_stored(found: StateObject, revision: Revision) -> AcceptedObject:
 
 def canonical(found: StateObject) -> str:
     """The document as it is stored: the same text for the same content."""
-    return _CANONICAL.encode(found.document)
+    return canonical_json(found.document)
+
+
+def canonical_json(document: Mapping[str, object]) -> str:
+    return _CANONICAL.encode(document)
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """Every folder above a file, the root ("") included."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def scope_of(path: str) -> str:
+    """The folder of the project, tenant, app or kind that a file belongs to.
+
+    One in a misspelt top folder may belong anywhere.
+    """
+    parts = path.split("/")
+    if parts[0] not in TOP_FOLDERS:
+        return ""
+    if parts[0] == "tenants" and len(parts) > 4 and parts[2] == "projects":
+        return "/".join(parts[:4])
+    if parts[0] in ("tenants", "catalog") and len(parts) > 2:
+        return "/".join(parts[:2])
+    return path.rpartition("/")[0]
 
 
 @dataclass
@@ -51,7 +77,7 @@ class FormsMemo:
     """What one acceptance leaves for the next."""
 
     accepted: Accepted | None = None
-    by_ref: Mapping[ObjectRef, AcceptedObject] = field(default_factory=dict)
+    by_ref: dict[ObjectRef, AcceptedObject] = field(default_factory=dict)
     """The objects of `accepted`."""
     pairs: dict[ObjectRef, tuple[StateObject, AcceptedObject]] = field(default_factory=dict)
     """A form and how it is stored, with the same content at the same place."""
@@ -66,6 +92,15 @@ class FormsMemo:
             found = ((ObjectRef.parse(ref), one) for ref, one in accepted.objects.items())
             self.accepted, self.by_ref = accepted, dict(found)
         return self.by_ref
+
+    def replaced(self, accepted: Accepted) -> None:
+        """`accepted` is stored in place of the last one: the same forms, with more said of some."""
+        for ref, before in list(self.by_ref.items()):
+            stored = accepted.objects[before.ref]
+            if stored is not before:
+                self.by_ref[ref] = stored
+                self.pairs[ref] = (self.pairs[ref][0], stored)
+        self.accepted = accepted
 
 
 @dataclass

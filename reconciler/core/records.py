@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Literal
 
 from node_agent.wire import Endpoint
+from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.names import ActionId, InstanceKey, Revision
 
 
@@ -190,14 +191,60 @@ class AcceptedObject:
     line: int
     document_json: str
     revision: Revision
+    by: str = ""
+    """Whose signed commit gave it this form (`user/ada`); empty where signatures are not asked for.
+    """
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The last accepted revision and every object in its last accepted form."""
+    """The last accepted revision and every object in its last accepted form.
+
+    `refused` are changes of that revision that count as not made, by their subject. `at_ms` is the
+    time of its newest commit, as keys are judged by.
+    """
 
     revision: Revision | None = None
     objects: Mapping[str, AcceptedObject] = field(default_factory=dict)
+    refused: Mapping[str, RefusedChange] = field(default_factory=dict)
+    at_ms: int = 0
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Something that was done or refused, and by whom.
+
+    `actor` and `requester_type` are those of `authority.facts.Actor`, or `system` for what the
+    control plane does by itself. `before` and `after` are content digests, empty where there is
+    nothing. `action` is area.object.verb, such as `state.object.changed` or `auth.token.issued`.
+    """
+
+    at_ms: int
+    actor: str
+    requester_type: str
+    action: str
+    object: str
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+    revision: str = ""
+    correlation_id: str = ""
+    result: str = "done"
+    """`done`, or the code of why it was refused."""
+    key_id: str = ""
+    """What it was signed with."""
+    via: str = ""
+    """The forge whose key that is, where one vouched for the actor."""
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """An entry in its place: `row_hash` covers the entry, its number and the hash before it."""
+
+    seq: int
+    entry: AuditEntry
+    previous_hash: str
+    row_hash: str
 
 
 PassResult = Literal["done", "waiting", "stalled", "failed"]
@@ -218,3 +265,5 @@ class PassSummary:
     findings: tuple[Mapping[str, object], ...] = ()
     blocked: Mapping[str, int] = field(default_factory=dict)
     """How many actions are held, and how many instances on their way, by code."""
+    rejected: str = ""
+    """A newer revision, of which nothing counts; `findings` say why."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from reconciler.core.authority.facts import REFUSALS
 from reconciler.core.check_document import Checks
 from reconciler.core.desired import Candidate, StateObject
 from reconciler.core.names import ObjectRef
@@ -173,10 +174,13 @@ def validate(
 
 
 def invalid_objects(candidate: Candidate) -> dict[ObjectRef, str]:
-    """Objects whose own document is wrong, as far as their names could be read, with why."""
+    """Objects whose own document is wrong, as far as their names could be read, with why.
+
+    One whose change was refused is not: the candidate holds what counts instead.
+    """
     invalid: dict[ObjectRef, str] = {}
     for problem in candidate.problems:
-        if problem.object:
+        if problem.object and problem.code not in REFUSALS:
             try:
                 ref = ObjectRef.parse(problem.object)
             except ValueError:

@@ -6,13 +6,14 @@ both make the same plan of the same state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from node_agent.wire import Workload
 from reconciler.core.accept import AcceptedState, parse_accepted
 from reconciler.core.actions import Replace, action_id
+from reconciler.core.authority.facts import Walked
 from reconciler.core.desired import Desired
 from reconciler.core.names import ActionId, ArtifactKey, InstanceKey, Revision
 from reconciler.core.observed import ArtifactSeen, NodeSeen, Observed, Seen
@@ -31,6 +32,7 @@ from reconciler.views.plan_words import Comparison, FieldChange, Shown, workload
 from renderers import render
 
 Artifacts = Mapping[ArtifactKey, Seen[ArtifactSeen]]
+Walk = Callable[[Accepted], Walked | None]
 
 
 class Look(Protocol):
@@ -51,6 +53,11 @@ class Look(Protocol):
     @property
     def now_ms(self) -> int: ...
 
+    @property
+    def walked(self) -> Walked | None:
+        """What the commits up to one revision come to; None where nobody looked."""
+        ...
+
     def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts: ...
 
 
@@ -64,21 +71,26 @@ class LiveLook:
     intents: tuple[Intent, ...]
     nodes: Mapping[str, Seen[NodeSeen]]
     now_ms: int
+    walked: Walked | None = None
 
     def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts:
         return look_up(self.registry, artifacts_to_launch(desired, seen))
 
 
-def look_now(ports: Ports, settings: Settings) -> LiveLook:
-    """Raises only when our own store does not answer."""
+def look_now(ports: Ports, settings: Settings, walk: Walk | None = None) -> LiveLook:
+    """Raises only when our own store does not answer, or as `walk` does, which says what the
+    commits after those accepted come to.
+    """
     store, now_ms = ports.store, ports.clock.now_ms()
+    accepted = store.accepted()
     return LiveLook(
         registry=ports.registry,
-        accepted=store.accepted(),
+        accepted=accepted,
         records=store.records(),
         intents=tuple(store.open_intents(now_ms)),
         nodes=see_nodes(ports, settings, now_ms).nodes,
         now_ms=now_ms,
+        walked=walk(accepted) if walk is not None else None,
     )
 
 
@@ -103,10 +115,20 @@ def plan_revision(
     """The plan of a revision; `artifacts` are known already, `memo` makes the next one cheap.
 
     Refused for an environment that is not there: a plan for it would say that there is nothing to
-    do.
+    do. So it is for a revision whose commits can't be trusted: nothing of it counts.
     """
-    records = look.records
-    state = load_from(source, schemas, look.accepted, records, settings, memo, storing=False)
+    records, walked = look.records, look.walked
+    if walked is not None and walked.head != source.revision:
+        walked = None
+    if walked is not None and walked.rejection is not None:
+        raise Refused(
+            walked.rejection.code,
+            f"the revision {walked.head[:12]} is rejected: {walked.rejection.message}",
+            hint=walked.rejection.hint,
+        )
+    state = load_from(
+        source, schemas, look.accepted, records, settings, memo, walked, storing=False
+    )
     for problem in state.problems:
         if problem.code == "unknown_environment":
             raise Refused(problem.code, problem.message, where=problem.where, hint=problem.hint)

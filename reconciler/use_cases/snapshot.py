@@ -28,17 +28,11 @@ from node_agent.wire import (
     key_id,
 )
 from reconciler.core.accept import parse_accepted, to_stored
+from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.desired import Candidate, Desired
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
-from reconciler.core.names import (
-    ActionId,
-    ArtifactKey,
-    Digest,
-    InstanceKey,
-    ObjectRef,
-    Revision,
-)
+from reconciler.core.names import ActionId, ArtifactKey, Digest, InstanceKey, ObjectRef, Revision
 from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen, Unknown
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject, InstanceRecord, Intent, State
@@ -67,6 +61,7 @@ _INTENT_FIELDS = (
     "action_id", "kind", "instance", "node", "task_id", "seq", "correlation_id", "target_hash",
     "created_at_ms", "expires_at_ms", "state",
 )  # fmt: skip
+_REFUSED_FIELDS = ("subject", "path", "revision", "actor", "code", "message", "hint")
 _NODE_WORDS = {
     "node_never_reported": "joined but has not reported yet",
     "node_offline": "did not report any more",
@@ -92,6 +87,8 @@ class Remembered:
     intents: tuple[Intent, ...]
     nodes: Mapping[str, Seen[NodeSeen]]
     artifacts: Artifacts
+    walked: None = None
+    """Nobody asks for signatures where there are no commits of the control plane's."""
 
     @property
     def now_ms(self) -> int:
@@ -202,11 +199,17 @@ def document(seen: Remembered) -> dict[str, Any]:
             }
             for _, one in sorted(seen.accepted.objects.items())
         ],
+        "refused": [_refused(one) for _, one in sorted(seen.accepted.refused.items())],
         "records": [_record(record) for _, record in sorted(seen.records.items())],
         "intents": [_intent(intent) for intent in seen.intents],
         "nodes": {name: _node(node) for name, node in sorted(seen.nodes.items())},
         "artifacts": {str(key): _artifact(one) for key, one in sorted(seen.artifacts.items())},
     }
+
+
+def _refused(one: RefusedChange) -> dict[str, str]:
+    """What counts instead is what is accepted, and is filled in from there."""
+    return {name: getattr(one, name) for name in _REFUSED_FIELDS}
 
 
 def _hash(document_json: str) -> str:
@@ -345,7 +348,12 @@ def _filled(named: Accepted, read: ReadDocuments) -> Accepted:
             hint="fetch the history of the branch: git fetch --unshallow, or in CI fetch-depth: 0 "
             '(GitHub, Gitea, Forgejo) or GIT_DEPTH: "0" (GitLab)',
         )
-    return replace(named, objects=dict(sorted(found.items())))
+    forms = {ref: one.document_json for ref, one in found.items()}
+    refused = {
+        subject: replace(one, form_json=forms.get(subject))
+        for subject, one in named.refused.items()
+    }
+    return replace(named, objects=dict(sorted(found.items())), refused=refused)
 
 
 def documents_of(candidate: Candidate) -> Mapping[str, str]:
@@ -411,11 +419,15 @@ def _parsed(found: Any) -> Remembered:
         )
         for one in found["objects"]
     )
+    refused = {
+        one["subject"]: RefusedChange(**{name: one[name] for name in _REFUSED_FIELDS})
+        for one in found.get("refused", ())
+    }
     records = (_parsed_record(one) for one in found["records"])
     return Remembered(
         environment=found["environment"],
         taken_at_ms=int(found["taken_at_ms"]),
-        accepted=Accepted(revision, {one.ref: one for one in objects}),
+        accepted=Accepted(revision, {one.ref: one for one in objects}, refused),
         records={record.key: record for record in records},
         intents=tuple(_parsed_intent(one) for one in found["intents"]),
         nodes={name: _parsed_node(name, one) for name, one in found["nodes"].items()},

@@ -16,6 +16,7 @@ from reconciler.server.serve import serve
 from reconciler.settings import Settings
 from reconciler.watch import PHASES
 from reconciler.wiring.files import schema_set
+from reconciler.wiring.gate import gate_of
 from reconciler.wiring.ports import first_start, holder, open_ports
 from reconciler.wiring.snapshots import snapshot_service
 
@@ -38,6 +39,7 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
     with open_ports(settings) as ports:
         first_start(ports)
         signal, metrics = Signal(), Metrics(PHASES)
+        gate = gate_of(settings, ports)
         loop = Loop(
             ports,
             settings,
@@ -46,6 +48,7 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             on_tasks=lambda nodes: notify_all(signal, nodes),
             on_pass=lambda done: metrics.observe(done.summary, news_of(done)),
             manual=manual,
+            walk=gate.walk if gate is not None else None,
         )
         deps = ServerDeps(
             store=ports.store,

@@ -47,7 +47,7 @@ def commit_to_plan(settings: Settings, ref: str | None, ahead: Ahead | None) -> 
     revision = source.find(ref) if ref else head
     if ahead is not None:
         limits = astuple(TreeLimits.of(settings))
-        ahead.ask(settings, (str(settings.state_dir / _MIRROR), str(revision), limits))
+        ahead.ask(settings, (str(mirror_dir(settings)), str(revision), limits))
     return Committed(source, head, revision, ahead)
 
 
@@ -69,8 +69,12 @@ def git_source(settings: Settings) -> GitSource:
     """The branch that is the record, mirrored in the state directory, which is made if missing."""
     from reconciler.adapters.git_pygit2 import GitSource  # noqa: PLC0415 - see above
 
-    mirror = state_dir(settings) / _MIRROR
-    return GitSource(settings.repo, settings.branch, mirror, settings)
+    state_dir(settings)
+    return GitSource(settings.repo, settings.branch, mirror_dir(settings), settings)
+
+
+def mirror_dir(settings: Settings) -> Path:
+    return settings.state_dir / _MIRROR
 
 
 def state_dir(settings: Settings) -> Path:

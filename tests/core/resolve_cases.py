@@ -281,6 +281,13 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         "runtime kind slurm brings no secrets to a workload "
         "(it is done by: bare_metal, launchable_oci)",
     ),
+    "a secret with the name of every instance's own": (
+        profile(secrets=[{"name": "token"}, {"name": "machine-identity"}]),
+        VERSION_REF,
+        "secret_name_reserved",
+        "every instance has a secret machine-identity without asking "
+        "(leave it out, or call yours something else)",
+    ),
     "a secret shown that is none": (
         both(
             profile(secrets=[{"name": "token"}]),

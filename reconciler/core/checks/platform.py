@@ -10,30 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
+from reconciler.core.authority.roles import MACHINE_PERMISSIONS, MACHINE_ROLES, fits_scope
 from reconciler.core.checks.references import missing_reference
 from reconciler.core.kinds.fleet_policy import FleetPolicySpec, NodeSelector
 from reconciler.core.kinds.keys import Key, SignerKey, VerifierKey
 from reconciler.core.kinds.node import NodeSpec
-from reconciler.core.kinds.role_binding import Permission, RoleBindingSpec, Subject
-from reconciler.core.kinds.service_account import ServiceRole
+from reconciler.core.kinds.role_binding import RoleBindingSpec, Subject
 from reconciler.core.kinds.trust_policy import ChannelRule, TrustPolicySpec
 from reconciler.core.names import ObjectRef, nearest
 from reconciler.core.parse import escape
 from reconciler.core.times import parse_time_ms
 from reconciler.core.world import Entry, Finding, Findings, Path, World, finding
-
-MACHINE_ROLES = frozenset(get_args(ServiceRole))
-MACHINE_PERMISSIONS = frozenset(
-    key
-    for key in get_args(Permission)
-    if key.startswith("apps.instance.")
-    or key in ("apps.artifact.promote", "apps.artifact.register", "apps.version.promote")
-)
-"""What needs no human; the rest can't be given to a service account."""
-_WIDEST: Mapping[str, int] = {"platform-admin": 0, "tenant-admin": 1}
-"""Role → the deepest scope that it makes sense in, as the length of the scope's path."""
 
 READS = frozenset(
     (
@@ -159,7 +148,7 @@ def _scope_is_known(world: World, entry: Entry[RoleBindingSpec]) -> Findings:
         yield from _known(world, entry, ObjectRef("Tenant", scope.path), "/spec/scope/tenant")
     elif scope.project:
         yield from _known(world, entry, ObjectRef("Project", scope.path), "/spec/scope/project")
-    if len(scope.path) > _WIDEST.get(role, len(scope.path)):
+    if not fits_scope(role, scope.path):
         where = "platform: true" if role == "platform-admin" else "a tenant"
         message = f"the role {role} can't be held in {'/'.join(scope.path)} alone"
         hint = f"the scope of a {role} is {where}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from node_agent.wire import MACHINE_IDENTITY
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.names import nearest
 from reconciler.core.world import Findings, World, finding
@@ -26,6 +27,15 @@ def check_secrets(world: World) -> Findings:
                 "/spec/runtime_profile/secrets",
                 f"it is done by: {', '.join(sorted(CARRY_SECRETS))}",
             )
+        for index, secret in enumerate(entry.spec.runtime_profile.secrets):
+            if secret.name == MACHINE_IDENTITY:
+                yield finding(
+                    entry,
+                    "secret_name_reserved",
+                    f"every instance has a secret {MACHINE_IDENTITY} without asking",
+                    f"/spec/runtime_profile/secrets/{index}/name",
+                    "leave it out, or call yours something else",
+                )
         for name, hint in _unknown(entry.spec):
             message = f"the instructions show secret {name!r}, which this version does not have"
             yield finding(entry, "unknown_secret", message, "/spec/access/instructions", hint)

@@ -37,18 +37,22 @@ Permission = Literal[
     "apps.artifact.revoke",
     "apps.artifact.verify",
     "apps.instance.create",
-    "apps.instance.decommission",
+    "apps.instance.delete",
+    "apps.instance.read",
     "apps.instance.suspend",
     "apps.instance.update",
     "apps.version.deprecate",
     "apps.version.promote",
     "apps.version.publish",
     "fleet.node.edit",
+    "fleet.node.read",
     "fleet.policy.edit",
     "fleet.release.publish",
+    "platform.audit.read",
     "platform.environment.edit",
     "platform.iam.edit",
     "platform.removals.approve",
+    "platform.status.read",
     "platform.sync.break_glass",
     "platform.trust.edit",
     "tenants.allocation.edit",
@@ -57,7 +61,7 @@ Permission = Literal[
     "tenants.service_account.edit",
     "tenants.tenant.edit",
 ]
-"""What a change to the repo can need, as area.object.verb."""
+"""What a change to the repo, or a look at what runs, can need, as area.object.verb."""
 
 
 def _only_true(value: bool) -> bool:

@@ -1,0 +1,100 @@
+"""Fields changed in place: the rest of a text stays as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.core.splice_fields import Steps, with_entry, with_scalar
+
+TEXT = """# head
+spec:   # here
+  roles: [viewer]
+  keys:
+  # the first
+  - id: a   # one
+    key: |
+      line
+
+  - {id: b}
+# tail
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "old", "new"),
+    [
+        (("spec", "keys", 0, "id"), "id: a   # one", 'id: "x"   # one'),
+        (("spec", "keys", 1, "id"), "{id: b}", '{id: "x"}'),
+        (("spec", "keys", 1, "until"), "{id: b}", '{id: b, until: "x"}'),
+        (("spec", "keys", 0, "until"), "      line\n", '      line\n    until: "x"\n'),
+        (("spec", "more"), "  - {id: b}\n", '  - {id: b}\n  more: "x"\n'),
+        (("more",), "  - {id: b}\n", '  - {id: b}\nmore: "x"\n'),
+    ],
+)
+def test_scalars(steps: Steps, old: str, new: str) -> None:
+    assert with_scalar(TEXT, steps, "x") == TEXT.replace(old, new)
+
+
+def test_entries() -> None:
+    lines = ("id: c", "key: |", "  two", "  three")
+    new = "  - id: c\n    key: |\n      two\n      three\n"
+    assert with_entry(TEXT, ("spec", "keys"), lines) == TEXT.replace(
+        "  - {id: b}\n", f"  - {{id: b}}\n{new}"
+    )
+    added = with_entry("spec:\n  roles: [a]", ("spec", "keys"), ("id: c",))
+    assert added == "spec:\n  roles: [a]\n  keys:\n    - id: c\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("spec: {}\n", ("spec", "keys")),
+        ("spec: {roles: []}\n", ("spec", "keys")),
+        ("spec:\n  keys: [a]\n", ("spec", "keys")),
+        ("spec:\n  keys: a\n", ("spec", "keys")),
+        ("- a\n", ("spec", "keys")),
+        ("", ("spec", "keys")),
+        ("a: [\n", ("spec", "keys")),
+        ("a: b\n", ("spec", "other", "keys")),
+    ],
+)
+def test_what_can_not_be_done(text: str, steps: Steps) -> None:
+    assert with_entry(text, steps, ("id: c",)) is None
+
+
+def test_a_scalar_in_place_of_a_list() -> None:
+    assert with_scalar(TEXT, ("spec", "keys"), "x") is None
+    assert with_scalar(TEXT, ("spec", "keys", 7, "id"), "x") is None
+
+
+_WORDS = st.sampled_from(["a", "b", "c c", "d: d", "#e", "", "1", "true", "ü", "two\nlines", "- x"])
+_ENTRY = st.dictionaries(st.sampled_from(["p", "q", "r"]), _WORDS, min_size=1)
+_SPEC = st.fixed_dictionaries(
+    {"x": _WORDS},
+    optional={"keys": st.lists(_ENTRY, max_size=3), "y": st.dictionaries(_WORDS, _WORDS)},
+)
+
+
+@given(_SPEC, st.sampled_from(["x", "z", "flag"]), st.sampled_from(["new", True, 7]))
+def test_what_is_written_is_what_is_read(spec: dict[str, Any], field: str, value: Any) -> None:
+    """For whatever a YAML writer makes of it: right, or not done at all."""
+    text = yaml.safe_dump({"spec": spec}, sort_keys=False, allow_unicode=True)
+    found = with_scalar(text, ("spec", field), value)
+    if found is not None:
+        assert yaml.safe_load(found) == {"spec": {**spec, field: value}}
+    assert found is not None or "\n" in spec["x"]
+
+
+@given(_SPEC)
+def test_entries_are_added_at_the_end(spec: dict[str, Any]) -> None:
+    text = yaml.safe_dump({"spec": spec}, sort_keys=False, allow_unicode=True)
+    found = with_entry(text, ("spec", "keys"), ("id: new", "text: |", "  one"))
+    if found is not None:
+        keys = [*spec.get("keys", []), {"id": "new", "text": "one\n"}]
+        assert yaml.safe_load(found) == {"spec": {**spec, "keys": keys}}
+    assert found is not None or spec.get("keys") == []
