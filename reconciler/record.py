@@ -14,7 +14,7 @@ from reconciler.core.names import InstanceKey
 from reconciler.core.plan import Plan
 from reconciler.core.plan.guards import IGNORED, NEEDS_A_PERSON
 from reconciler.core.problems import Problem
-from reconciler.core.records import InstanceRecord, PassResult, PassSummary
+from reconciler.core.records import AuditEntry, InstanceRecord, PassResult, PassSummary
 from reconciler.core.settle import Settled
 from reconciler.errors import GpuaasError
 from reconciler.execute import Outcome
@@ -30,6 +30,7 @@ def write(
     outcome: Outcome,
     closed: Sequence[InstanceKey],
     summary: PassSummary,
+    audit: Sequence[AuditEntry] = (),
     holder: str = "",
 ) -> None:
     """Stores what is different `after` the pass, and everything that goes with it."""
@@ -43,6 +44,7 @@ def write(
             forgotten=forgotten,
             closed=(*closed, *(key for key in forgotten if key not in closed)),
             summary=summary,
+            audit=audit,
             holder=holder,
         )
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import Column, Connection, Row, Select, delete, select, update
@@ -15,13 +16,23 @@ from sqlalchemy import Column, Connection, Row, Select, delete, select, update
 from node_agent.wire import key_id
 from reconciler.adapters import store_schema as tables
 from reconciler.adapters.store_engine import insert
+from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.names import InstanceKey
-from reconciler.core.records import AcceptedObject, EnrolledNode, Event, InstanceRecord, Intent
+from reconciler.core.records import (
+    Accepted,
+    AcceptedObject,
+    EnrolledNode,
+    Event,
+    InstanceRecord,
+    Intent,
+)
 from reconciler.errors import Refused, Transient
 from reconciler.ports import RECONCILER_LEASE
 
+T = TypeVar("T")
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 RECORD: TypeAdapter[InstanceRecord] = TypeAdapter(InstanceRecord)
+REFUSED: TypeAdapter[RefusedChange] = TypeAdapter(RefusedChange)
 EVENT_CURSOR = "event_cursor"
 ACCEPTED_EDITION = "accepted_edition"
 RECORDS_EDITION = "records_edition"
@@ -30,13 +41,13 @@ UNSETTLED = (*OPEN, "refused")
 _BATCH = 500
 
 
-def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
 
 
 def delete_where(connection: Connection, column: Column[Any], values: Sequence[str]) -> None:
-    for batch in _batches(values):
+    for batch in batches(values):
         connection.execute(delete(column.table).where(column.in_(batch)))
 
 
@@ -83,6 +94,34 @@ def accepted_objects(connection: Connection) -> dict[str, AcceptedObject]:
     columns = (table.c[field.name] for field in fields(AcceptedObject))
     rows = connection.execute(select(*columns).order_by(table.c.ref)).all()
     return {row[0]: AcceptedObject(*row) for row in rows}
+
+
+def refused_changes(connection: Connection) -> dict[str, RefusedChange]:
+    table = tables.refused_changes
+    rows = connection.execute(select(table.c.document).order_by(table.c.subject)).all()
+    found = [REFUSED.validate_json(document) for (document,) in rows]
+    return {refused.subject: refused for refused in found}
+
+
+def replace_accepted(connection: Connection, before: Accepted, after: Accepted) -> None:
+    """Writes what differs."""
+    objects, refused = tables.accepted_objects.c.ref, tables.refused_changes.c.subject
+    delete_where(connection, objects, sorted(before.objects.keys() - after.objects.keys()))
+    delete_where(connection, refused, sorted(before.refused.keys() - after.refused.keys()))
+    upsert(connection, objects, [asdict(it) for it in _changed(before.objects, after.objects)])
+    documents = [
+        {"subject": it.subject, "document": REFUSED.dump_json(it).decode()}
+        for it in _changed(before.refused, after.refused)
+    ]
+    upsert(connection, refused, documents)
+
+
+def _changed(before: Mapping[str, T], after: Mapping[str, T]) -> list[T]:
+    return [
+        entry
+        for name, entry in sorted(after.items(), key=itemgetter(0))
+        if (stored := before.get(name)) is not entry and stored != entry
+    ]
 
 
 def instance_records(connection: Connection) -> dict[InstanceKey, InstanceRecord]:
@@ -140,7 +179,7 @@ def insert_intents(connection: Connection, intents: Iterable[Intent]) -> None:
 
 def supersede_intents(connection: Connection, instances: Sequence[str]) -> None:
     table = tables.intents
-    for batch in _batches(sorted(instances)):
+    for batch in batches(sorted(instances)):
         of_these = table.c.instance.in_(batch) & table.c.state.in_(UNSETTLED)
         connection.execute(update(table).where(of_these).values(state="superseded"))
 
@@ -151,8 +190,8 @@ def insert_events(connection: Connection, events: Sequence[Event]) -> None:
     wanted = {event.event_id: event for event in reversed(events)}
     if not wanted:
         return
-    cursor = _lock_counter(connection)
-    for batch in _batches(sorted(wanted)):
+    cursor = lock_counter(connection, EVENT_CURSOR)
+    for batch in batches(sorted(wanted)):
         known = select(table.c.event_id).where(table.c.event_id.in_(batch))
         for (event_id,) in connection.execute(known):
             del wanted[event_id]
@@ -173,14 +212,15 @@ def insert_events(connection: Connection, events: Sequence[Event]) -> None:
         upsert(connection, tables.counters.c.name, [{"name": EVENT_CURSOR, "value": cursor}])
 
 
-def _lock_counter(connection: Connection) -> int:
+def lock_counter(connection: Connection, name: str) -> int:
+    """Its value, which nobody else changes until this transaction ends."""
     table = tables.counters
     connection.execute(
         insert(connection, table)
-        .values(name=EVENT_CURSOR, value=0)
+        .values(name=name, value=0)
         .on_conflict_do_nothing(index_elements=[table.c.name])
     )
-    query = select(table.c.value).where(table.c.name == EVENT_CURSOR).with_for_update()
+    query = select(table.c.value).where(table.c.name == name).with_for_update()
     return int(connection.execute(query).scalar_one())
 
 

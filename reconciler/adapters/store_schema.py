@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """Of the newest migration; a test holds the two together."""
 
 metadata = MetaData()
@@ -58,6 +58,14 @@ accepted_objects = Table(
     Column("line", Integer, nullable=False),
     Column("document_json", Text, nullable=False),
     Column("revision", Text, nullable=False),
+    Column("signed_by", Text, nullable=False, server_default="", key="by"),
+)
+
+refused_changes = Table(
+    "refused_changes",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("document", Text, nullable=False),
 )
 
 instances = Table(
@@ -128,4 +136,34 @@ pass_requests = Table(
     metadata,
     Column("reason", Text, primary_key=True),
     Column("asked_at_ms", BigInteger, nullable=False),
+)
+
+# Every field of an entry is a column, so that nothing in a row is outside of its hash.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("previous_hash", Text, nullable=False),
+    Column("row_hash", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("requester_type", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("via", Text, nullable=False),
+)
+
+used_once = Table(
+    "used_once",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Index("used_once_expires", "expires_at_ms"),
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +30,7 @@ from sqlalchemy import (
 
 from node_agent.wire import TaskAck
 from reconciler.adapters import store_schema as tables
+from reconciler.adapters.store_audit import append_audit, audit_head, audit_rows, use_once
 from reconciler.adapters.store_engine import insert, open_engine, reader, translated, writer
 from reconciler.adapters.store_rows import (
     ACCEPTED_EDITION,
@@ -49,6 +49,8 @@ from reconciler.adapters.store_rows import (
     intents_query,
     next_edition,
     refuse_unless_leading,
+    refused_changes,
+    replace_accepted,
     save_single,
     single,
     supersede_intents,
@@ -59,7 +61,8 @@ from reconciler.adapters.store_rows import (
 from reconciler.core.names import InstanceKey, Revision, member_key
 from reconciler.core.records import (
     Accepted,
-    AcceptedObject,
+    AuditEntry,
+    AuditRow,
     EnrolledNode,
     InstanceRecord,
     Intent,
@@ -70,7 +73,9 @@ from reconciler.ports import Changes
 
 Records = Mapping[InstanceKey, InstanceRecord]
 _SUMMARY: TypeAdapter[PassSummary] = TypeAdapter(PassSummary)
+_MOMENT: TypeAdapter[int] = TypeAdapter(int)
 _ACCEPTED_REVISION = "accepted_revision"
+_ACCEPTED_AT_MS = "accepted_at_ms"
 _LAST_PASS = "last_pass"  # noqa: S105 - the name of a row
 
 
@@ -150,10 +155,15 @@ class SqlStore:
         if known[0] == now:
             return known
         revision = single(connection, _ACCEPTED_REVISION)
-        objects = accepted_objects(connection)
-        return now, Accepted(Revision(revision) if revision is not None else None, objects)
+        at_ms = _MOMENT.validate_json(single(connection, _ACCEPTED_AT_MS) or "0")
+        objects, refused = accepted_objects(connection), refused_changes(connection)
+        if revision is None:
+            return now, Accepted(None, objects, refused, at_ms)
+        return now, Accepted(Revision(revision), objects, refused, at_ms)
 
-    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
+    def save_accepted(
+        self, accepted: Accepted, holder: str = "", audit: Sequence[AuditEntry] = ()
+    ) -> None:
         # Mostly nothing is new: look before taking the write lock.
         if self.accepted() is accepted:
             return
@@ -161,22 +171,14 @@ class SqlStore:
             refuse_unless_leading(connection, holder)
             now = next_edition(connection, ACCEPTED_EDITION)
             known = self._accepted
-            before = known[1].objects if known[0] == now - 1 else accepted_objects(connection)
-            self._replace_accepted(connection, before, accepted)
+            if known[0] != now - 1:
+                known = self._read_accepted(connection)
+            if known[1] != accepted:
+                replace_accepted(connection, known[1], accepted)
+                save_single(connection, _ACCEPTED_REVISION, accepted.revision)
+                save_single(connection, _ACCEPTED_AT_MS, str(accepted.at_ms))
+                append_audit(connection, audit)
         self._accepted = (now, accepted)
-
-    def _replace_accepted(
-        self, connection: Connection, before: Mapping[str, AcceptedObject], accepted: Accepted
-    ) -> None:
-        table = tables.accepted_objects
-        delete_where(connection, table.c.ref, sorted(before.keys() - accepted.objects.keys()))
-        changed = [
-            asdict(entry)
-            for ref, entry in sorted(accepted.objects.items(), key=itemgetter(0))
-            if (stored := before.get(ref)) is not entry and stored != entry
-        ]
-        upsert(connection, table.c.ref, changed)
-        save_single(connection, _ACCEPTED_REVISION, accepted.revision)
 
     # --- instance records, events and intents ----------------------------------------------------
 
@@ -206,6 +208,7 @@ class SqlStore:
             if changes.summary is not None:
                 summary = _SUMMARY.dump_json(changes.summary).decode()
                 save_single(connection, _LAST_PASS, summary)
+            append_audit(connection, changes.audit)
         known = self._records
         if known[0] == now - 1:
             # What was just stored need not be read again.
@@ -290,6 +293,25 @@ class SqlStore:
                         detail="" if ack.accepted else f"{ack.code}: {ack.message}",
                     )
                 )
+
+    # --- the audit trail -------------------------------------------------------------------------
+
+    def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        if entries:
+            with self._write() as connection:
+                append_audit(connection, entries)
+
+    def audit(self, after: int = 0, limit: int = 1000) -> Sequence[AuditRow]:
+        with self._read() as connection:
+            return audit_rows(connection, after, limit)
+
+    def audit_head(self) -> tuple[int, str]:
+        with self._read() as connection:
+            return audit_head(connection)
+
+    def use_once(self, name: str, expires_at_ms: int, now_ms: int) -> bool:
+        with self._write() as connection:
+            return use_once(connection, name, expires_at_ms, now_ms)
 
     # --- nodes -----------------------------------------------------------------------------------
 

@@ -10,9 +10,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from node_agent.wire import TaskAck
 from node_agent.wire import key_id as id_of_key
+from reconciler.core.audit import FIRST, chained
 from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.records import (
     Accepted,
+    AuditEntry,
+    AuditRow,
     EnrolledNode,
     Event,
     InstanceRecord,
@@ -65,6 +68,8 @@ class MemoryStore:
         self._nodes: dict[str, EnrolledNode] = {}
         self._requests: dict[str, int] = {}
         self._last_pass: PassSummary | None = None
+        self._audit: list[AuditRow] = []
+        self._used: dict[str, int] = {}
 
     @_atomic
     def lease(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> str:
@@ -91,10 +96,35 @@ class MemoryStore:
         return self._accepted
 
     @_atomic
-    def save_accepted(self, accepted: Accepted, holder: str = "") -> None:
+    def save_accepted(
+        self, accepted: Accepted, holder: str = "", audit: Sequence[AuditEntry] = ()
+    ) -> None:
         self._refuse_unless_leading(holder)
         objects = dict(sorted(accepted.objects.items()))
-        self._accepted = Accepted(accepted.revision, objects)
+        refused = dict(sorted(accepted.refused.items()))
+        saved = Accepted(accepted.revision, objects, refused, accepted.at_ms)
+        if saved != self._accepted:
+            self._accepted = saved
+            self.append_audit(audit)
+
+    @_atomic
+    def append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        self._audit += chained(entries, *self.audit_head())
+
+    @_atomic
+    def audit(self, after: int = 0, limit: int = 1000) -> Sequence[AuditRow]:
+        return [row for row in self._audit if row.seq > after][: max(limit, 0)]
+
+    @_atomic
+    def audit_head(self) -> tuple[int, str]:
+        return (self._audit[-1].seq, self._audit[-1].row_hash) if self._audit else FIRST
+
+    @_atomic
+    def use_once(self, name: str, expires_at_ms: int, now_ms: int) -> bool:
+        self._used = {one: until for one, until in self._used.items() if until > now_ms}
+        first = name not in self._used
+        self._used.setdefault(name, expires_at_ms)
+        return first
 
     @_atomic
     def records(self) -> Mapping[InstanceKey, InstanceRecord]:
@@ -113,6 +143,7 @@ class MemoryStore:
             self._records[record.key] = record
         for key in changes.forgotten:
             self._records.pop(key, None)
+        self.append_audit(changes.audit)
 
     def _refuse_unless_leading(self, holder: str) -> None:
         if holder and self._leases.get(RECONCILER_LEASE, ("", 0))[0] != holder:
