@@ -3,7 +3,7 @@
 Rules:
 - Looked for before each start, not the first alone: what is in memory is gone after a reboot.
 - What is there is used, so that the control plane being away stops no restart. What is not there
-  is asked for, and until it comes nothing starts.
+  is asked for, and until it comes nothing starts; but for want of its identity alone nothing waits.
 - A value is in the answer, in a local variable and in its file; in no log, state or message.
 """
 
@@ -21,7 +21,14 @@ from node_agent.link import Away, Link
 from node_agent.sealing import OneTimeKey, SealRefused
 from node_agent.secret_files import SecretFiles
 from node_agent.state import StateStore
-from node_agent.wire import SECRETS_TYPE, FailureReason, Secrets, SecretsRequest, Workload
+from node_agent.wire import (
+    MACHINE_IDENTITY,
+    SECRETS_TYPE,
+    FailureReason,
+    Secrets,
+    SecretsRequest,
+    Workload,
+)
 
 
 class WallClock(Protocol):
@@ -32,7 +39,9 @@ class Provider(Protocol):
     """Who puts the secrets of workloads in place. Every method may raise `EngineFailure`."""
 
     def provide(self, workload: Workload, called_off: threading.Event) -> None:
-        """Returns once every secret of it is there. Raises `Cancelled` when called off."""
+        """Returns once every secret is there that it can't do without. Raises `Cancelled` when
+        called off.
+        """
         ...
 
     def remove(self, instance: str) -> None: ...
@@ -57,7 +66,12 @@ class SecretKeeper:
         missing = self._files.missing(workload.instance, names)
         if not missing:
             return
-        values = self._fetch(workload.instance, missing)
+        try:
+            values = self._fetch(workload.instance, missing)
+        except EngineFailure:
+            if {*missing} - {MACHINE_IDENTITY}:
+                raise
+            values = {}
         with self._changing:
             # Of an instance that was removed while the answer was on its way, nothing may appear.
             if called_off.is_set():

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from node_agent.steps import (
     Failed,
     GiveUp,
     Outcome,
+    Present,
     ProbeReady,
     Progress,
     Prove,
@@ -54,6 +56,7 @@ REFRESH_MS = 10_000
 """How long what was seen is believed when no engine says that something changed."""
 REFRESH_ON_TRIAL_MS = 500
 ENGINE_RETRY_MS = 1_000
+CATCH_UP_MS = 30_000
 
 
 class Clock(Protocol):
@@ -141,6 +144,7 @@ class Turns:
         self._seq: int | None = None
         self._progress = Progress()
         self._published: Published | None = None
+        self._catch_up_ms = 0
 
     @property
     def published(self) -> Published | None:
@@ -189,6 +193,7 @@ class Turns:
         if isinstance(step, Settled) and isinstance(state.target, Absent):
             return Finished()
         if isinstance(step, Wait | Settled):
+            self._catch_up(state, now_ms)
             refresh_ms = self._looked_at_ms + REFRESH_MS
             return Rest(min(step.until_ms, refresh_ms) if isinstance(step, Wait) else refresh_ms)
         self._log.debug("step", step=type(step).__name__, correlation_id=state.correlation_id)
@@ -364,6 +369,16 @@ class Turns:
             message = "this agent keeps no secrets"
             raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
         self._secrets.provide(workload, called_off)
+
+    def _catch_up(self, state: InstanceState, now_ms: int) -> None:
+        """What started without all its secrets gets the rest while it runs."""
+        target = state.target
+        wanted = wanted_workload(target, self._progress) if isinstance(target, Present) else None
+        if wanted is None or self._secrets is None or now_ms < self._catch_up_ms:
+            return
+        self._catch_up_ms = now_ms + CATCH_UP_MS
+        with contextlib.suppress(EngineFailure):  # Who is silent is asked again.
+            self._provide(wanted, threading.Event())
 
     def _probe(self, unit: Unit, workload: Workload) -> Probed:
         readiness = workload.readiness

@@ -26,6 +26,8 @@ POLL_TYPE = "application/vnd.gpuaas.poll.v1+json"
 LAYOUT_PREFIX = "layout:"
 """Before a folder in `Image.registry`: images are read from an OCI image layout there."""
 
+MACHINE_IDENTITY = "machine-identity"
+"""The secret that is an instance's own identity: every workload has it, and can run without."""
 SECRETS_PATH = "/run/gpuaas/secrets"
 """Where a workload finds its secrets, one file each."""
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from node_agent.wire import (
     LABEL_APP,
     LABEL_VERSION,
+    MACHINE_IDENTITY,
     Image,
     Limits,
     Packages,
@@ -71,7 +72,7 @@ def workload_of(instance: Instance, engine: Engine) -> Workload | CannotRender:
             readiness=_readiness(_Same(instance.readiness)),
             stop_grace_ms=instance.stop_grace_s * 1000,
             labels=_labels(instance),
-            secrets=tuple(SecretFile(name=name) for name in sorted(instance.secrets)),
+            secrets=_secrets(instance.secrets),
             packages=_packages(instance),
         )
     except ValidationError as error:
@@ -119,6 +120,12 @@ def _packages(instance: Instance) -> Packages | None:
         requirements=tuple(sorted(instance.packages)),
         require_hashes=all("--hash=" in line for line in instance.packages),
     )
+
+
+@_shared
+def _secrets(asked: tuple[str, ...]) -> tuple[SecretFile, ...]:
+    """Each brings the instance's own identity along, whatever its version asks for."""
+    return tuple(SecretFile(name=name) for name in sorted({*asked, MACHINE_IDENTITY}))
 
 
 @_shared

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from node_agent.wire import MACHINE_IDENTITY
 from reconciler.core.names import InstanceKey, secret_path
 from reconciler.core.records import State, node_name
 from reconciler.core.settle import Settled
@@ -21,6 +22,7 @@ from tests.test_cycle import HELLO, INSTANCE, SCHEMAS, SETTINGS, World, make_wor
 PLACE = "    kind: launchable_oci\n"
 TOKEN = secret_path("node-a", HELLO, "token")
 ADMIN = secret_path("node-a", HELLO, "admin")
+IDENTITY = secret_path("node-a", HELLO, MACHINE_IDENTITY)
 
 
 @pytest.fixture
@@ -49,7 +51,12 @@ def state_of(world: World) -> State:
 
 
 def kept(world: World) -> list[str]:
-    return [path for path in (ADMIN, TOKEN) if world.ports.secrets.read(path) is not None]
+    """Of its version's own; its identity is there as long as any."""
+    there = [
+        path for path in (ADMIN, IDENTITY, TOKEN) if world.ports.secrets.read(path) is not None
+    ]
+    assert (IDENTITY in there) == bool(there)
+    return [path for path in there if path != IDENTITY]
 
 
 def remove(world: World) -> None:
@@ -63,7 +70,7 @@ def remove(world: World) -> None:
 
 def test_the_workload_names_them_and_has_no_value(world: World) -> None:
     (intent,) = world.store.intents(HELLO)
-    assert world.record.secrets == ("token",)
+    assert world.record.secrets == (MACHINE_IDENTITY, "token")
     workload = world.agent.reports[HELLO]
     assert workload.target_hash == world.record.target_hash
     assert intent.target_hash == world.record.target_hash
@@ -73,7 +80,7 @@ def test_an_upgrade_keeps_what_its_node_may_go_back_to(world: World) -> None:
     world.set_version("1.1.0")
     world.converge()
     ask(world)
-    assert world.record.secrets == ("admin", "token")
+    assert world.record.secrets == ("admin", MACHINE_IDENTITY, "token")
     assert kept(world) == [ADMIN, TOKEN]
     world.commit(**{INSTANCE: None})
     world.converge()
@@ -145,7 +152,7 @@ def test_a_renamed_instance_takes_them_along(world: World) -> None:
     world.commit(**{INSTANCE: None, renamed: moved.encode()})
     world.converge()
     record = world.store.records()[InstanceKey("acme/research/hi")]
-    assert (record.runtime_name, record.secrets) == (HELLO, ("token",))
+    assert (record.runtime_name, record.secrets) == (HELLO, (MACHINE_IDENTITY, "token"))
     assert kept(world) == [TOKEN]
     world.commit(**{renamed: None})
     world.converge()

@@ -21,7 +21,7 @@ from reconciler.core.names import InstanceKey, nearest, secret_path
 from reconciler.core.records import InstanceRecord, node_name
 from reconciler.errors import Refused
 from reconciler.ports import Ports
-from reconciler.views.access import access_document, access_lines
+from reconciler.views.access import access_document, access_lines, for_people
 from reconciler.wiring.ports import open_ports
 
 _WARNING = "Secrets are shown below: keep them out of logs, tickets and screen shares."
@@ -69,11 +69,12 @@ def _record(ports: Ports, name: str) -> InstanceRecord:
 
 
 def _values(ports: Ports, record: InstanceRecord) -> dict[str, str | None]:
-    if not record.secrets:
+    names = for_people(record)
+    if not names:
         hint = "its version names none in runtime_profile.secrets"
         raise Refused("no_secrets", f"{record.key} has no secrets", hint=hint)
     name, values = node_name(record), {}
-    for secret in record.secrets:
+    for secret in names:
         found = ports.secrets.read(secret_path(record.node, name, secret))
         values[secret] = found.reveal() if found is not None else None
     return values

@@ -39,6 +39,7 @@ from node_agent.wire import (
     SecretsRequest,
     VerifierKey,
 )
+from reconciler.core.authority.accounts import audience
 from reconciler.core.names import NAME
 from reconciler.core.records import EnrolledNode, Intent
 from reconciler.errors import Refused
@@ -142,7 +143,9 @@ class AgentApi:
         window_ms = int(deps.settings.join_failures_window_s * 1000)
         self._joins = FailureLimit(deps.settings.join_failures_max, window_ms)
         self._news = News(int(deps.settings.node_offline_after_s * 1000))
-        self._secrets = InstanceSecrets(deps.store, deps.secrets, deps.task_key)
+        self._secrets = InstanceSecrets(
+            deps.store, deps.secrets, deps.task_key, audience(deps.settings.environment)
+        )
         # A request counts as fresh for that long before and after the time it gives.
         self._asked = Once(2 * int(deps.settings.report_age_max_s * 1000))
 

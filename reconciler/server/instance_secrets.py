@@ -3,7 +3,8 @@
 Rules:
 - A node gets the secrets of an instance while the instance's record places it there, and only those
   that the record names. Who may not, learns no more than that.
-- A value is made when it is first asked for, and is the same from then on.
+- A value is made when it is first asked for, and is the same from then on: a random word, or the
+  key pair that is the instance's own identity.
 - What leaves is sealed to the asker's one-time key (`node_agent.sealing`) and signed like a task.
 """
 
@@ -15,12 +16,13 @@ from typing import Any
 
 from node_agent import envelope
 from node_agent.sealing import SealRefused, seal_values
-from node_agent.wire import SECRETS_TYPE, SecretsRequest
+from node_agent.wire import MACHINE_IDENTITY, SECRETS_TYPE, SecretsRequest
 from reconciler.core.lifecycle import LIVE
 from reconciler.core.names import InstanceKey, secret_path
 from reconciler.core.records import InstanceRecord, node_name
 from reconciler.ports import Secret, SecretStore, Store
 from reconciler.server.errors import ApiError
+from reconciler.server.machine_identity import make_identity
 
 _VALUE_BYTES = 32
 
@@ -51,10 +53,11 @@ class Once:
 class InstanceSecrets:
     """Answers signed requests for the secrets of instances."""
 
-    def __init__(self, store: Store, secrets: SecretStore, task_key: str) -> None:
+    def __init__(self, store: Store, secrets: SecretStore, task_key: str, audience: str) -> None:
         self._store = store
         self._secrets = secrets
         self._task_key = task_key
+        self._audience = audience
 
     def answer(self, request: SecretsRequest) -> dict[str, Any]:
         """The signed envelope; raises ApiError for what `request.node` may not have."""
@@ -82,7 +85,10 @@ class InstanceSecrets:
 
     def _value(self, record: InstanceRecord, name: str) -> str:
         path = secret_path(record.node, InstanceKey(node_name(record)), name)
-        fresh = Secret(randomness.token_urlsafe(_VALUE_BYTES))
+        if name == MACHINE_IDENTITY:
+            fresh = make_identity(record, self._audience)
+        else:
+            fresh = Secret(randomness.token_urlsafe(_VALUE_BYTES))
         return self._secrets.ensure(path, fresh).reveal()
 
     def _sign(self, message: bytes) -> bytes:

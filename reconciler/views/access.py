@@ -2,6 +2,7 @@
 
 Rules:
 - A secret's value is shown where the caller gives it, and nowhere else: `***` stands in its place.
+  An instance's own identity is nobody else's, and not even named.
 - What is shown can be pasted into a shell as it is. Names, addresses and ports come from records,
   and a report with others is not taken; the instructions are the words of the version's author.
 """
@@ -12,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from node_agent.wire import SECRETS_PATH, Endpoint
+from node_agent.wire import MACHINE_IDENTITY, SECRETS_PATH, Endpoint
 from reconciler.core.records import InstanceRecord, State
 
 Document = dict[str, Any]
@@ -22,6 +23,11 @@ _OPEN_TO_ALL_FROM = 1024
 """Ports below may be opened by root alone, on most hosts."""
 _LOOPBACK = "127.0.0.1"
 _GONE = (State.DECOMMISSIONED, State.DECOMMISSIONING)
+
+
+def for_people(record: InstanceRecord) -> tuple[str, ...]:
+    """The names of its secrets, without the one that is the instance's own."""
+    return tuple(name for name in record.secrets if name != MACHINE_IDENTITY)
 
 
 def instructions(
@@ -72,7 +78,7 @@ def access_document(
                 "shown": values is not None,
                 "value": shown.get(name),
             }
-            for name in record.secrets
+            for name in for_people(record)
         ],
     }
 

@@ -17,7 +17,14 @@ from node_agent.sealing import OneTimeKey
 from node_agent.secret_files import SecretFiles
 from node_agent.secret_keeper import SecretKeeper
 from node_agent.state import Identity, StateStore
-from node_agent.wire import FailureReason, JoinRequest, SecretFile, Secrets, Workload
+from node_agent.wire import (
+    MACHINE_IDENTITY,
+    FailureReason,
+    JoinRequest,
+    SecretFile,
+    Secrets,
+    Workload,
+)
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, workload
 from tests.agent.control_plane import SECRET, ControlPlane
 
@@ -221,6 +228,19 @@ class TestKeeper:
         plane.away = False
         provide(keeper, "token")
         assert files.missing(INSTANCE, ["token"]) == ()
+
+    def test_nothing_waits_for_an_identity(
+        self, keeper: SecretKeeper, plane: ControlPlane, files: SecretFiles
+    ) -> None:
+        plane.secrets[MACHINE_IDENTITY] = "who it is"
+        plane.away = True
+        provide(keeper, MACHINE_IDENTITY)
+        assert files.folder(INSTANCE).is_dir()
+        with pytest.raises(EngineFailure, match="down for maintenance"):
+            provide(keeper, MACHINE_IDENTITY, "token")
+        plane.away = False
+        provide(keeper, MACHINE_IDENTITY)
+        assert (files.folder(INSTANCE) / MACHINE_IDENTITY).read_text() == "who it is"
 
     def test_one_that_says_no(self, keeper: SecretKeeper) -> None:
         failure = refused(lambda: provide(keeper, "none"))

@@ -14,8 +14,16 @@ from node_agent.looks import Looks
 from node_agent.ports import HostPorts
 from node_agent.state import StateStore
 from node_agent.steps import Done, ProbeReady
-from node_agent.turns import REFRESH_MS, Again, Aside, Finished, Rest, Turns
-from node_agent.wire import FailureReason, Image, Phase, Readiness, Workload
+from node_agent.turns import CATCH_UP_MS, REFRESH_MS, Again, Aside, Finished, Rest, Turns
+from node_agent.wire import (
+    MACHINE_IDENTITY,
+    FailureReason,
+    Image,
+    Phase,
+    Readiness,
+    SecretFile,
+    Workload,
+)
 from tests.agent.cases import DIGEST, INSTANCE, NODE, NOW_MS, launch, remove, workload
 from tests.fakes.engine import FakeEngine
 
@@ -54,6 +62,25 @@ class Disk:
 
 
 @dataclass
+class Secrets:
+    """Somebody who brings secrets; counts how often they are asked."""
+
+    asked: int = 0
+    failing: bool = False
+
+    def provide(self, workload: Workload, called_off: threading.Event) -> None:
+        self.asked += 1
+        if self.failing:
+            raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, "away", transient=True)
+
+    def remove(self, instance: str) -> None:
+        return
+
+    def residue(self, instance: str) -> int:
+        return 0
+
+
+@dataclass
 class Host:
     """A node whose clock only goes on when nothing is left to do."""
 
@@ -62,6 +89,7 @@ class Host:
     time_ms: int = NOW_MS
     turns: dict[str, Turns] = field(default_factory=dict)
     rests: dict[str, int] = field(default_factory=dict)
+    secrets: Secrets = field(default_factory=Secrets)
 
     def __post_init__(self) -> None:
         self.start()
@@ -89,7 +117,7 @@ class Host:
             instance,
             Turns(
                 instance, self.store, {"process": self.engine}, self.ports, self, lambda: None,
-                looks=self.looks,
+                self.secrets, self.looks,
             ),
         )  # fmt: skip
         self.rests[instance] = 0
@@ -276,3 +304,16 @@ def test_each_loss_is_a_line_in_the_log(host: Host) -> None:
     assert {key: line[key] for key in ("event", "log_level", "exit_code", "restarts")} == {
         "event": "ended, started again", "log_level": "warning", "exit_code": 137, "restarts": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_came_without_all_its_secrets_gets_the_rest_while_it_runs(failing: bool) -> None:
+    host = Host()
+    host.launch(1, workload(secrets=(SecretFile(name=MACHINE_IDENTITY),)))
+    host.run(NOW_MS + CATCH_UP_MS // 2)
+    before, host.secrets.failing = host.secrets.asked, failing
+    host.run(NOW_MS + 3 * CATCH_UP_MS)
+    assert before + 1 <= host.secrets.asked <= before + 3
+    published = host.turns[INSTANCE].published
+    assert published is not None
+    assert published.report.phase is Phase.READY

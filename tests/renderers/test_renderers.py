@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_agent.wire import Workload
+from node_agent.wire import MACHINE_IDENTITY, Workload
 from reconciler.core.desired import Instance, Policy
 from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef
 from renderers import RENDERERS, CannotRender, render
@@ -56,7 +56,8 @@ GOLDEN = (
     '"ports":[{"address":null,"container":8080,"host":9000,"name":"http"},'
     '{"address":null,"container":9090,"host":null,"name":"metrics"}],'
     '"readiness":{"failures_max":5,"interval_ms":500,"probe":{"kind":"http","path":"/ready",'
-    '"port":8080},"start_budget_ms":300000,"timeout_ms":2000},"secrets":[],"stop_grace_ms":30000}'
+    '"port":8080},"start_budget_ms":300000,"timeout_ms":2000},'
+    '"secrets":[{"name":"machine-identity"}],"stop_grace_ms":30000}'
 )
 
 
@@ -147,7 +148,16 @@ def test_nothing_is_invented_and_nothing_lost(instance: Instance) -> None:
 def test_secrets_are_named_in_order_and_their_order_changes_nothing() -> None:
     found = [render(replace(INSTANCE, secrets=names)) for names in (("b", "a"), ("a", "b"))]
     assert isinstance(found[0], Workload)
-    assert [secret.name for secret in found[0].secrets] == ["a", "b"]
+    assert [secret.name for secret in found[0].secrets] == ["a", "b", MACHINE_IDENTITY]
     assert found[0] == found[1]
-    assert rendered(INSTANCE).secrets == ()
-    assert found[0].spec_hash != rendered(INSTANCE).spec_hash
+
+
+def test_every_workload_brings_its_own_identity_along() -> None:
+    for kind in RENDERERS:
+        found = rendered(backend(INSTANCE, kind))
+        assert [secret.name for secret in found.secrets] == [MACHINE_IDENTITY]
+
+
+def test_other_secrets_are_another_workload() -> None:
+    found = [rendered(replace(INSTANCE, secrets=names)) for names in (("a",), ("b",))]
+    assert len({one.spec_hash for one in (*found, rendered(INSTANCE))}) == 3
