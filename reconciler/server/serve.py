@@ -1,7 +1,7 @@
 """Runs the application in a thread of its own, from a bound socket to a clean stop.
 
 Rules: the address is bound before anything starts, so that a port that is taken is said at once.
-While readers need no token, only a loopback address is bound, unless a person says otherwise.
+Beyond the loopback readers need a token (`access_rules`), and somebody else has to add TLS.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 from reconciler.errors import Refused
 from reconciler.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _BACKLOG = 1024
 _DRAIN_S = 5
@@ -28,7 +31,7 @@ _STOP_S = 15.0
 def serve(app: Starlette, settings: Settings) -> Iterator[str]:
     """Yields the base URL; port 0 picks a free port. Raises Refused when it cannot listen."""
     family, address = _resolve(settings.listen)
-    _check_exposure(address[0], settings)
+    _tell_exposure(address[0], settings)
     with closing(_bind(family, address, settings.listen)) as listener:
         server = _Server(_config(app))
         thread = threading.Thread(
@@ -93,14 +96,15 @@ def _resolve(listen: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, (str(address[0]), int(address[1]))
 
 
-def _check_exposure(address: str, settings: Settings) -> None:
-    if settings.allow_remote_read or ipaddress.ip_address(address).is_loopback:
+def _tell_exposure(address: str, settings: Settings) -> None:
+    """An address that others reach is no mistake, but what goes with it is to be known."""
+    if ipaddress.ip_address(address).is_loopback:
         return
-    raise Refused(
-        "listen_not_loopback",
-        f"{settings.listen} can be reached from other hosts, and reading needs no token",
-        hint="put a proxy that authenticates in front, or set allow_remote_read",
-    )
+    advice = "put a proxy with TLS in front: tokens and answers are sent as they are"
+    log.warning("listens_in_the_clear", listen=settings.listen, advice=advice)
+    if settings.allow_remote_read:
+        advice = "unset allow_remote_read, or let nobody but the proxy reach this address"
+        log.warning("reads_need_no_token", listen=settings.listen, advice=advice)
 
 
 def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str) -> socket.socket:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.errors import Refused
-from reconciler.ports import Ports
+from reconciler.ports import Ports, Secret
 from reconciler.settings import Settings
 from reconciler.use_cases import snapshot
 
 KEPT_MS = 5_000
+TOKEN_VARIABLE = "GPUAAS_TOKEN"  # noqa: S105 - where it is, not what it is
+_TOKEN_LENGTH_MAX = 16_384
+_TOKEN = re.compile(r"[-._~+/0-9A-Za-z]+=*")
 
 
 class SnapshotService:
@@ -42,12 +46,20 @@ def snapshot_service(ports: Ports, settings: Settings) -> SnapshotService:
     return SnapshotService(take, ports.clock.now_ms)
 
 
-def read_snapshot(place: str, settings: Settings) -> bytes:
-    """The bytes of a snapshot, by path or http(s) address. Nothing of them is believed yet."""
-    if place.startswith(("https://", "http://")):
+def is_address(place: str) -> bool:
+    return place.startswith(("https://", "http://"))
+
+
+def read_snapshot(place: str, settings: Settings, token: Secret | None = None) -> bytes:
+    """The bytes of a snapshot, by path or http(s) address. Nothing of them is believed yet.
+
+    `token` is shown to whoever is at the address, and to nobody else.
+    """
+    if is_address(place):
         from reconciler.adapters.fetch_document import fetch_document  # noqa: PLC0415 - loads HTTP
 
-        return fetch_document(place, snapshot.SNAPSHOT_BYTES_MAX, settings.fetch_timeout_s)
+        bytes_max, timeout_s = snapshot.SNAPSHOT_BYTES_MAX, settings.fetch_timeout_s
+        return fetch_document(place, bytes_max, timeout_s, token=token)
     try:
         with Path(place).open("rb") as file:
             return file.read(snapshot.SNAPSHOT_BYTES_MAX + 1)
@@ -58,6 +70,32 @@ def read_snapshot(place: str, settings: Settings) -> bytes:
             where=place,
             hint="name a file or an http(s) address; `gpuaas snapshot --out FILE` makes one",
         ) from None
+
+
+def bearer_token(file: Path | None, environment: Mapping[str, str]) -> Secret | None:
+    """The token in `file`, else the one in GPUAAS_TOKEN; None without either.
+
+    Refused (token_unreadable) for a file that can't be read, and for what is no token.
+    """
+    try:
+        text = environment.get(TOKEN_VARIABLE, "")
+        if file is not None:
+            with file.open(encoding="ascii") as opened:
+                text = opened.read(_TOKEN_LENGTH_MAX + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise _no_token(f"it cannot be read: {why}", str(file)) from None
+    if file is None and not text:
+        return None
+    if not _TOKEN.fullmatch(text.strip()) or len(text) > _TOKEN_LENGTH_MAX:
+        raise _no_token("it holds no token", str(file or TOKEN_VARIABLE))
+    return Secret(text.strip())
+
+
+def _no_token(message: str, where: str) -> Refused:
+    return Refused(
+        "token_unreadable", message, where=where, hint="write the token and nothing else"
+    )
 
 
 def now_ms() -> int:

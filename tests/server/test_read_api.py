@@ -348,17 +348,23 @@ class TestServe:
         )
 
     @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
-    def test_an_address_that_others_reach(self, listen: str) -> None:
-        with pytest.raises(Refused) as refused, serve(*self.make(listen=listen)):
-            pass
-        assert str(refused.value) == (
-            f"listen_not_loopback: {listen} can be reached from other hosts, and reading needs no "
-            "token (put a proxy that authenticates in front, or set allow_remote_read)"
-        )
+    def test_an_address_that_others_reach_takes_readers_with_a_token_only(
+        self, listen: str
+    ) -> None:
+        with capture_logs() as logs, serve(*self.make(listen=listen)) as url:
+            port = url.rpartition(":")[2]
+            answer = httpx.get(f"http://127.0.0.1:{port}/v1/status")
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        assert refusal(answer)[:2] == (401, "token_required")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert [line["event"] for line in logs if "listen" in line] == ["listens_in_the_clear"]
 
     def test_unless_a_person_allows_it(self) -> None:
-        with serve(*self.make(listen="0.0.0.0:0", allow_remote_read=True)) as url:
-            assert url.startswith("http://0.0.0.0:")
+        chosen = {"listen": "0.0.0.0:0", "allow_remote_read": True}
+        with capture_logs() as logs, serve(*self.make(**chosen)) as url:
+            port = url.rpartition(":")[2]
+            assert httpx.get(f"http://127.0.0.1:{port}/v1/status").status_code == 200
+        assert "reads_need_no_token" in [line["event"] for line in logs]
 
     @pytest.mark.parametrize("listen", ["", "8470", "127.0.0.1", "127.0.0.1:99999", "a b:1", ":80"])
     def test_an_address_that_is_none(self, listen: str) -> None:
@@ -453,6 +459,7 @@ def test_garbage_never_makes_a_500(
             "not_found",
             "token_refused",
             "unknown_node",
+            "unknown_parameter",
             "unsigned_webhook",
             "wrong_type",
         }
