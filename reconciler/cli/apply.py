@@ -35,6 +35,7 @@ from reconciler.use_cases import saved_plan
 from reconciler.use_cases.planning import look_now, plan_revision
 from reconciler.use_cases.saved_plan import SavedPlan
 from reconciler.wiring.files import schema_set
+from reconciler.wiring.gate import walked_to
 from reconciler.wiring.ports import leader, open_ports
 from reconciler.wiring.server import ControlPlane, control_plane
 
@@ -206,7 +207,8 @@ def _plan_of_now(
     if head != revision:
         return None, True
     source = ports.source.snapshot(ports.source.head())
-    planned = plan_revision(look_now(ports, settings), source, schema_set(), settings)
+    look = look_now(ports, settings, lambda last: walked_to(source.revision, last, settings, ports))
+    planned = plan_revision(look, source, schema_set(), settings)
     if planned.state.problems:
         raise Refused(
             "plan_problems",

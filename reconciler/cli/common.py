@@ -129,9 +129,13 @@ def load_settings(*, file: bool = True, **given: Any) -> Settings:
 def verdict(last: PassSummary | None, head: str, since_ms: int) -> int | None:
     """The exit code that the last pass on revision `head` begun after `since_ms` stands for.
 
-    None while there is none, or while it goes on.
+    None while there is none, or while it goes on. A revision that is rejected needs a person.
     """
-    if last is None or last.revision != head or last.started_at_ms < since_ms:
+    if last is None or last.started_at_ms < since_ms:
+        return None
+    if last.rejected == head:
+        return EXIT_ERROR
+    if last.revision != head:
         return None
     return {"done": EXIT_OK, "stalled": EXIT_ERROR}.get(last.result)
 

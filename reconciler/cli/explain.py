@@ -33,21 +33,30 @@ from reconciler.core.printable import printable
 from reconciler.core.records import Accepted, InstanceRecord, State
 from reconciler.core.times import time_text
 from reconciler.core.validate import located, validate
-from reconciler.cycle import load, preview, wanted
+from reconciler.cycle import load, load_last, preview, wanted
 from reconciler.errors import GpuaasError, Refused
 from reconciler.observe import see_nodes
 from reconciler.ports import Ports
 from reconciler.settings import Settings
-from reconciler.use_cases.explain import Explanation, chosen
+from reconciler.use_cases.explain import Explanation, chosen, explained_file
 from reconciler.use_cases.explain import explain as explained
 from reconciler.use_cases.explained_fields import UNKNOWN, Live, Row, Subject
 from reconciler.use_cases.history import Commits, member_of_target, no_such, parse_target
-from reconciler.views.changes import Line
-from reconciler.views.explained import explanation_document, signer_text
+from reconciler.views.authority import by_text, refused_lines
+from reconciler.views.changes import NOT_CHECKED, Line, Signers
+from reconciler.views.explained import (
+    explanation_document,
+    file_document,
+    file_lines,
+    problem_lines,
+    signer_text,
+)
 from reconciler.views.failure_words import page_of, words_of
 from reconciler.views.plan_words import verb_of
 from reconciler.wiring.files import schema_set
+from reconciler.wiring.gate import walked_to
 from reconciler.wiring.history import local_history, mirrored_history, ports_if_any
+from reconciler.wiring.source import mirror_dir
 
 _DEPENDENTS_SHOWN_MAX = 12
 _COLUMNS = ("FIELD", "DESIRED", "OBSERVED", "CAUSE", "COMMIT")
@@ -55,33 +64,37 @@ _WIDE_COLUMNS = 160
 
 
 @click.command(epilog="Exit codes: 0 as asked, 1 an error or nothing of that name.")
-@click.argument("target", metavar="OBJECT")
+@click.argument("target", metavar="OBJECT_OR_FILE")
 @click.argument("field", required=False)
 @settings_options
 @click.option("--ref", help="As of this commit, branch or tag instead of the branch's head.")
 @format_option
 def explain(target: str, field: str | None, ref: str | None, output: str, **given: Any) -> int:
-    """Show why an OBJECT is as it is: field, desired, observed, cause, commit, signer.
+    """Show why an object is as it is: field, desired, observed, cause, commit, signer.
 
     OBJECT is Kind/scope/name, or tenant/project/name for an instance, tenant/project/name.member
     for a further member of one; FIELD is one of the table, or any field of the manifest
-    (spec.parameters.gpu_count). Where the control plane keeps its state, what is accepted and what
-    nodes report is taken from there; without, the state repo is read alone. Signatures are seen,
-    not checked. Changes nothing.
+    (spec.parameters.gpu_count). A file's path shows what counts of each object in it. Where the
+    control plane keeps its state, what is accepted, from whom, which changes were refused and what
+    nodes report is taken from there; without, the state repo is read alone. Changes nothing.
 
     \b
     Examples:
       gpuaas explain acme/research/hello
       gpuaas explain acme/research/hello memory
       gpuaas explain acme/research/batch.w1 node
+      gpuaas explain platform/iam/people.yaml
       gpuaas explain Node/gpu-1 --format json | jq .instances
     """
-    wanted_ref = parse_target(target)
-    assert isinstance(wanted_ref, ObjectRef)
+    wanted_ref = parse_target(target, files=True)
     settings = load_settings(**given)
     asked = given.get("state_dir") is not None
     with ports_if_any(settings, wanted=asked) as ports:
         view = _live(ports, settings, ref) if ports else _alone(settings, ref)
+        if isinstance(wanted_ref, str):
+            if field:
+                raise click.UsageError("a file has no fields: name the object")
+            return _explain_file(wanted_ref, view, output)
         subject = view.subject(wanted_ref, member_of_target(target, wanted_ref))
     if wanted_ref not in subject.objects and view.commits.form(wanted_ref, view.head) is None:
         found = _leaving(wanted_ref, subject, view)
@@ -89,13 +102,38 @@ def explain(target: str, field: str | None, ref: str | None, output: str, **give
         found = explained(wanted_ref, subject, view.commits, view.head)
     if field:
         found = chosen(found, field, subject, view.commits)
+    signers = _signers(found, view, settings)
     if output == "json":
-        print_json({**explanation_document(found), "notes": list(view.notes)})
+        print_json({**explanation_document(found, signers), "notes": list(view.notes)})
     else:
         print_lines(_head(found, view))
         if found.rows:
-            _print_rows(out(), found.rows)
+            _print_rows(out(), found.rows, signers)
         print_lines(_users(found) if not field else [])
+    return EXIT_OK
+
+
+def _signers(found: Explanation, view: _View, settings: Settings) -> Signers:
+    """Whose the commits are that decided something, as far as they are signed."""
+    signed = {row.commit.revision for row in found.rows if row.commit and row.commit.signed}
+    if not signed:
+        return {}
+    from reconciler.wiring.authority import LocalTrust  # noqa: PLC0415 - for signed commits alone
+
+    place = mirror_dir(settings) if view.live is not None else Path(settings.repo)
+    return LocalTrust(place, settings).signers(sorted(signed))
+
+
+def _explain_file(path: str, view: _View, output: str) -> int:
+    """What counts of each object in a file, and whose changes of them don't."""
+    found = explained_file(path, view.commits, view.head, view.state)
+    if not found.objects and not found.refused:
+        raise no_such(path, view.commits.paths(view.head), view.head[:12])
+    if output == "json":
+        print_json({**file_document(found), "notes": list(view.notes)})
+        return EXIT_OK
+    notes = (Line(f"  {printable(note)}", "dim") for note in view.notes)
+    print_lines([*file_lines(found, notes, alone=view.live is None)])
     return EXIT_OK
 
 
@@ -149,7 +187,14 @@ def _live(ports: Ports, settings: Settings, ref: str | None) -> _View:
         head = ports.source.head()
         notes.append(f"the newest revision could not be fetched, this is the last one: {error}")
     revision = ports.source.find(ref) if ref else head
-    state = load(ports.source.snapshot(revision), schema_set(), ports, settings)
+    last = ports.store.accepted()
+    walked = walked_to(revision, last, settings, ports) if revision == head else None
+    if walked is not None and walked.rejection is not None:
+        state = load_last(revision, walked.rejection, ports, settings)
+        notes.append(f"the newest revision counts for nothing: {walked.rejection}")
+    else:
+        snapshot = ports.source.snapshot(revision)
+        state = load(snapshot, schema_set(), ports, settings, walked=walked)
     planned, _ = preview(state, ports, settings)
     records = ports.store.records()
     now_ms = ports.clock.now_ms()
@@ -253,7 +298,10 @@ def _head(found: Explanation, view: _View) -> Iterator[Line]:
     yield from (Line(f"  {printable(note)}", "dim") for note in view.notes)
     if view.live is not None and found.path:
         yield _accepted(found)
-    yield from (Line(f"  ! {printable(str(problem))}", "problem") for problem in found.problems)
+    if found.refused is not None:
+        yield from refused_lines(found.refused)
+    told = {(found.refused.code, str(found.ref))} if found.refused is not None else set()
+    yield from problem_lines(found.problems, told)
     yield from (Line(f"  {printable(text)}") for text in found.says)
     unseen = {row.observed for row in found.rows if (row.observed or "").startswith(UNKNOWN)}
     if view.live is not None:
@@ -263,24 +311,24 @@ def _head(found: Explanation, view: _View) -> Iterator[Line]:
 def _accepted(found: Explanation) -> Line:
     if found.accepted is None:
         return Line("  not accepted: no form of it counts yet", "problem")
-    form = f"  what counts was accepted in {found.accepted[:12]}"
+    form = f"  what counts was accepted in {found.accepted[:12]}{by_text(found.by)}"
     if found.newest:
         return Line(f"{form}; nothing newer is in {found.head[:12]}", "good")
     return Line(f"{form}; {found.head[:12]} says otherwise, and that is not accepted", "problem")
 
 
-def _print_rows(console: Console, rows: tuple[Row, ...]) -> None:
+def _print_rows(console: Console, rows: tuple[Row, ...], whose: Signers = NOT_CHECKED) -> None:
     """The table; where it would get narrow, each commit's signer stands once, below it."""
     wide = console.width >= _WIDE_COLUMNS
-    console.print(_table(rows, wide))
+    console.print(_table(rows, wide, whose))
     if wide:
         return
-    signers = {row.commit.revision: signer_text(row) for row in rows if row.commit}
+    signers = {row.commit.revision: signer_text(row, whose) for row in rows if row.commit}
     for revision, signer in signers.items():
         console.print(f"commit {revision[:12]}  {printable(signer)}", style="dim", markup=False)
 
 
-def _table(rows: tuple[Row, ...], wide: bool) -> Table:
+def _table(rows: tuple[Row, ...], wide: bool, whose: Signers) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in (*_COLUMNS, *(["SIGNER"] if wide else [])):
         table.add_column(column, overflow="fold", no_wrap=column in ("FIELD", "COMMIT"))
@@ -294,7 +342,7 @@ def _table(rows: tuple[Row, ...], wide: bool) -> Table:
             cell(row.deciding.cause),
             cell(row.commit.revision[:12] if row.commit else ""),
         ]
-        table.add_row(*cells, *([cell(signer_text(row))] if wide else []))
+        table.add_row(*cells, *([cell(signer_text(row, whose))] if wide else []))
     return table
 
 

@@ -16,7 +16,7 @@ from reconciler.core.validate import validate
 from reconciler.ports import Store
 from reconciler.settings import Settings
 from reconciler.use_cases.history import Commits, history_of, no_such, outcomes, parse_target
-from reconciler.views.changes import Outcomes, history_document, history_lines
+from reconciler.views.changes import Outcomes, Signers, history_document, history_lines
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.history import local_history, ports_if_any
 
@@ -52,7 +52,8 @@ def history(
 
     OBJECT is Kind/scope/name, or tenant/project/name for an instance; an instance is followed
     under its former names. A commit that changed only other documents of the file is left out. A
-    file's path shows the commits that changed the file. Signatures are seen, not checked.
+    file's path shows the commits that changed the file. A signature is checked by the identities of
+    what its commit was built on, where there are any.
 
     \b
     Examples:
@@ -68,11 +69,22 @@ def history(
     if not found.steps and found.end == "root":
         raise no_such(wanted, _known(commits, wanted, start, settings), start[:12])
     events = _outcomes(commits, wanted, found, settings, asked=state_dir is not None)
+    signers = _signers(repo, found, settings)
     if output == "json":
-        print_json(history_document(str(wanted), found, events))
+        print_json(history_document(str(wanted), found, events, signers))
     else:
-        print_lines(history_lines(f"{wanted}: {_count(found)}", found, events))
+        print_lines(history_lines(f"{wanted}: {_count(found)}", found, events, signers))
     return EXIT_OK
+
+
+def _signers(repo: Path, found: History, settings: Settings) -> Signers:
+    """Nothing of most repos that sign nothing has to be loaded for this."""
+    signed = [step.commit.revision for step in found.steps if step.commit.signed]
+    if not signed:
+        return {}
+    from reconciler.wiring.authority import LocalTrust  # noqa: PLC0415 - see above
+
+    return LocalTrust(repo, settings).signers(signed)
 
 
 def _count(found: History) -> str:

@@ -18,7 +18,7 @@ from reconciler.cli.common import (
     print_json,
     settings_options,
 )
-from reconciler.core.names import InstanceKey
+from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.validate import validate
 from reconciler.errors import Refused
 from reconciler.ports import Ports
@@ -30,8 +30,9 @@ from reconciler.use_cases.importing import (
     instance_manifest,
     node_manifest,
 )
-from reconciler.use_cases.planning import look_now, plan_revision
+from reconciler.use_cases.planning import Walk, look_now, plan_revision
 from reconciler.wiring.files import schema_set
+from reconciler.wiring.gate import walked_to
 from reconciler.wiring.ports import open_ports
 
 FORMAT = "gpuaas.dev/importable/v1"
@@ -122,7 +123,7 @@ def instance(instance: str, folder: Path | None, **given: Any) -> int:
         raise Refused("bad_instance", f"{instance[:80]!r} is no TENANT/PROJECT/NAME")
     with open_ports(settings, make=False) as ports:
         source = ports.source.snapshot(ports.source.fetch())
-        look = look_now(ports, settings)
+        look = look_now(ports, settings, _walk_to(source.revision, settings, ports))
         made = instance_manifest(look, InstanceKey(instance), source, schema_set(), settings)
     return _write(made, folder or _checkout(settings))
 
@@ -130,10 +131,14 @@ def instance(instance: str, folder: Path | None, **given: Any) -> int:
 def _list(ports: Ports, settings: Settings) -> tuple[Importable, ...]:
     schemas = schema_set()
     source = ports.source.snapshot(ports.source.fetch())
-    look = look_now(ports, settings)
+    look = look_now(ports, settings, _walk_to(source.revision, settings, ports))
     now = plan_revision(look, source, schemas, settings)
     objects = validate(source, schemas, settings.parse_limits).objects
     return importables(look, ports.store.nodes(), now, objects)
+
+
+def _walk_to(head: Revision, settings: Settings, ports: Ports) -> Walk:
+    return lambda last: walked_to(head, last, settings, ports)
 
 
 def _show(found: tuple[Importable, ...], output: str) -> None:

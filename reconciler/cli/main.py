@@ -22,6 +22,8 @@ from reconciler.errors import GpuaasError
 COMMANDS = {
     "access": "Show how to reach an instance, and its secrets for who asks for them.",
     "apply": "Converge now, or carry out a saved plan, and wait for it.",
+    "audit": "Show who did what, check that it is whole, export it.",
+    "can": "Say whether somebody may make a change, and who may if not.",
     "completion": "Print the completion script for a shell.",
     "demo": "Launch, upgrade, roll back and remove an app on this machine.",
     "diff": "Show what differs between two revisions of the state repo.",
@@ -29,15 +31,19 @@ COMMANDS = {
     "explain": "Say why an object is as it is: field, desired, observed, cause, commit.",
     "history": "Show the commits that changed an object, and what came of them.",
     "import": "Write manifests for what is already there.",
+    "init": "Make a state repo, its first commit signed by its first admin.",
     "node": "Let hosts join the fleet.",
     "plan": "Show what would change.",
     "rollback": "Write a commit that takes an object back, on a branch.",
     "run": "Run the control plane.",
+    "service-account": "Let a machine act for a project: create, rotate keys, disable, list.",
     "snapshot": "Export what is observed, signed and redacted, to plan offline with.",
     "status": "Show instances, nodes and what the last pass found.",
     "timeline": "Show an instance's life: what happened, how long it took, by which commit.",
+    "token": "Get a bearer token for the control plane.",
     "validate": "Check a state repo.",
     "webhook": "Show the secret that a forge signs its webhooks with.",
+    "whoami": "Show who you are to a state repo, and what you may do there.",
 }
 LOG_MUCH = frozenset({"apply", "run"})
 """What runs a control plane logs as it goes; the rest has a line for the log now and then."""
@@ -52,7 +58,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             ctx.fail(_unknown(cmd_name))
-        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name.replace("-", "_")
         with without_collector():
             module = import_module(f"reconciler.cli.{name}")
         found: click.Command = getattr(module, name)

@@ -66,6 +66,12 @@ AGE_S_MAX = 86_400
     help="Public key to check the snapshot with, in place of the ones at --base. Repeatable.",
 )
 @click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the bearer token to fetch the --snapshot with; else GPUAAS_TOKEN holds it, if "
+    "one is needed.",
+)
+@click.option(
     "--max-age-s",
     type=click.FloatRange(min=1),
     default=AGE_S_MAX,
@@ -81,6 +87,7 @@ def plan(
     expires_s: float,
     from_snapshot: str | None,
     keys: tuple[str, ...],
+    token_file: Path | None,
     max_age_s: float,
     everything: bool,
     output: str,
@@ -101,6 +108,8 @@ def plan(
     """
     if keys and not from_snapshot:
         raise Refused("no_snapshot", "--snapshot-key is for --snapshot", hint="pass both")
+    if token_file and not from_snapshot:
+        raise Refused("no_snapshot", "--token-file is for --snapshot", hint="pass both")
     ahead = None if from_snapshot else check_ahead(committed_files)
     try:
         # A gpuaas.toml in the checkout belongs to whoever wrote the change under review.
@@ -110,7 +119,7 @@ def plan(
             committed = None if from_snapshot else commit_to_plan(settings, ref, ahead)
             from reconciler.cli.planned import Wanted, exit_code, live, show  # noqa: PLC0415
 
-        wanted = Wanted(ref, base, out_file, expires_s, from_snapshot, keys, max_age_s)
+        wanted = Wanted(ref, base, out_file, expires_s, from_snapshot, keys, max_age_s, token_file)
         if committed is not None:
             found = live(wanted, settings, committed)
         else:

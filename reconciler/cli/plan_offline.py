@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from reconciler.use_cases import snapshot
 from reconciler.use_cases.planning import shown
 from reconciler.views.plan_words import Offline, Shown
 from reconciler.wiring.files import read_base, read_local, schema_set
-from reconciler.wiring.snapshots import now_ms, read_snapshot
+from reconciler.wiring.snapshots import bearer_token, is_address, now_ms, read_snapshot
 
 
 @without_collector()
@@ -30,7 +31,9 @@ def offline(wanted: Wanted, settings: Settings) -> Shown:
             hint="leave out --out, or plan against live state",
         )
     assert wanted.snapshot is not None
-    raw = read_snapshot(wanted.snapshot, settings)
+    remote = is_address(wanted.snapshot)
+    token = bearer_token(wanted.token_file, os.environ) if remote else None
+    raw = read_snapshot(wanted.snapshot, settings, token)
     schemas, checkout = schema_set(), Path(settings.repo)
     today_ms = now_ms()
     age_ms_max = int(wanted.age_s_max * 1000)

@@ -22,9 +22,11 @@ from reconciler.cli.common import (
     write_file,
 )
 from reconciler.collector import without_collector
+from reconciler.core.authority.facts import Walked
 from reconciler.core.plan import Plan
 from reconciler.core.printable import printable
 from reconciler.core.problems import Problem
+from reconciler.core.records import Accepted
 from reconciler.core.validate import ValidateMemo
 from reconciler.cycle import LoadMemo
 from reconciler.errors import Refused
@@ -33,6 +35,7 @@ from reconciler.use_cases.planning import look_now, shown
 from reconciler.views.plan import Line, plan_document, plan_lines
 from reconciler.views.plan_words import Shown
 from reconciler.wiring.files import schema_set
+from reconciler.wiring.gate import walked_to
 from reconciler.wiring.ports import open_ports
 from reconciler.wiring.source import Committed
 
@@ -64,6 +67,7 @@ class Wanted:
     snapshot: str | None
     keys: tuple[str, ...]
     age_s_max: float
+    token_file: Path | None = None
 
 
 @without_collector()
@@ -79,7 +83,11 @@ def live(wanted: Wanted, settings: Settings, committed: Committed) -> Shown:
     keep(memo)
     with open_ports(settings, source=committed.source) as ports:
         base = ports.source.snapshot(ports.source.find(wanted.base)) if wanted.base else None
-        look = look_now(ports, settings)
+
+        def walk(last: Accepted) -> Walked | None:
+            return walked_to(committed.head, last, settings, ports)
+
+        look = look_now(ports, settings, walk if committed.revision == committed.head else None)
         found = shown(look, committed.snapshot(), base, schema_set(), settings, memo)
         if wanted.out:
             from reconciler.use_cases import saved_plan  # noqa: PLC0415 - loads cryptography

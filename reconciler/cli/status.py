@@ -248,6 +248,9 @@ def print_pass(console: Console, last: Mapping[str, Any] | None) -> None:
     if age_s >= _PASS_OVERDUE_S:
         text = f"  No pass since: all above may be old. {_IS_IT_RUNNING}"
         console.print(text, style="red", markup=False)
+    if last["rejected"]:
+        text = f"  Nothing of {last['rejected'][:12]} counts, the newest revision; see below."
+        console.print(text, style="red", markup=False)
     if last["message"]:
         console.print(f"  {last['message']}", style="red", markup=False)
     print_findings(console, last["findings"])
@@ -256,7 +259,8 @@ def print_pass(console: Console, last: Mapping[str, Any] | None) -> None:
 def print_findings(console: Console, findings: Iterable[Mapping[str, Any]]) -> None:
     """What a pass found: code, where, what, and what to do; what may stay so comes last."""
     for finding, where in said_once(sorted(findings, key=lambda one: one.get("level") == "info")):
-        text = f"  {finding['code']}: {where}: {finding['message']}"
+        place = f"{where}: " if where else ""
+        text = f"  {finding['code']}: {place}{finding['message']}"
         console.print(text, style="yellow", markup=False)
         if finding.get("hint"):
             console.print(f"      {finding['hint']}", style="dim", markup=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from reconciler.cli.common import keep, out, plain, print_json
+from reconciler.core.problems import Problem
 from reconciler.core.source import Snapshot
 from reconciler.settings import Settings
 from reconciler.use_cases.validation import Checked, CheckMemo, check
@@ -19,7 +20,13 @@ from reconciler.views.problems import (
     sarif_document,
     text_lines,
 )
-from reconciler.wiring.files import prefix_in_repository, read_base, read_local, uncommitted
+from reconciler.wiring.files import (
+    below,
+    prefix_in_repository,
+    read_base,
+    read_local,
+    uncommitted,
+)
 
 if TYPE_CHECKING:
     from reconciler.use_cases.review import Review
@@ -29,12 +36,19 @@ _TO_FORGES = ("sarif", "github")
 
 
 class Asked(NamedTuple):
-    """The command line; `ref` and `base` None: the folder as it is, compared with nothing."""
+    """The command line; `ref` and `base` None: the folder as it is, compared with nothing.
+
+    `authority` is auto, require or off; with `identity` all is judged as if that one had made it.
+    `commits`: those up to there are judged, where what is checked is a merge of them.
+    """
 
     path: Path
     ref: str | None
     base: str | None
     output: str
+    authority: str = "auto"
+    identity: str | None = None
+    commits: str | None = None
 
 
 def verdict_on(
@@ -70,7 +84,36 @@ def _check(
     snapshot = _read(asked, settings, ahead)
     before = check(base, settings, memo)
     checked = check(snapshot, settings, memo)
-    return checked, review(before, checked, settings.parse_limits, settings.environment)
+    found = _authority(asked, settings, before, checked)
+    return checked, review(before, checked, settings.parse_limits, settings.environment, found)
+
+
+def _authority(
+    asked: Asked, settings: Settings, before: Checked, checked: Checked
+) -> tuple[Problem, ...]:
+    """Whether who made the commits may; nothing where nobody asks, or nobody is known."""
+    if asked.authority == "off":
+        return ()
+    from reconciler.use_cases import authority_review  # noqa: PLC0415 - for this alone
+    from reconciler.wiring.authority import local_commits, now_ms  # noqa: PLC0415
+
+    if asked.authority == "require" or asked.identity is not None:
+        authority_review.refuse_unknown(before)
+    if asked.identity is not None:
+        return authority_review.problems_as(asked.identity, before, checked.candidate, now_ms())
+    asks = asked.authority == "require" or settings.signatures == "required"
+    if not asks or not authority_review.has_identities(before):
+        return ()
+    log = local_commits(asked.path, settings)
+    tip, prefix = log.resolve(asked.commits or asked.ref or "HEAD"), log.prefix_of(asked.path)
+    if asked.commits is not None and asked.base is not None:
+        # What they were made on, which may be older than what they are merged with.
+        base = log.merge_base(tip, asked.base)
+        if base != before.revision:
+            before = check(below(log.snapshot(base), prefix), settings)
+    return authority_review.commit_problems(
+        log, before, checked.candidate, tip, settings, now_ms(), prefix
+    )
 
 
 def _read(asked: Asked, settings: Settings, ahead: Ahead | None) -> Snapshot:

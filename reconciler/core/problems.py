@@ -28,7 +28,8 @@ class Problem:
         return f"{self.path}:{self.line}:{self.column}" if self.line else self.path
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.code}: {self.message}"
+        where = f"{self.where}: " if self.where else ""
+        text = f"{where}{self.code}: {self.message}"
         return f"{text} ({self.hint})" if self.hint else text
 
 

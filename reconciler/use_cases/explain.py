@@ -6,10 +6,13 @@ file; what the node reports stands beside it. What nobody could look at is said 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from reconciler.core.accept import AcceptedState
+from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.changes import ABSENT, dotted, field_changes, value_at
 from reconciler.core.checks.references import REFERENCES
 from reconciler.core.desired import StateObject
@@ -17,6 +20,7 @@ from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.members import further_members
 from reconciler.core.names import ObjectRef, Revision, instance_key, member_key, nearest
 from reconciler.core.problems import Problem
+from reconciler.core.records import AcceptedObject
 from reconciler.core.world import Entry
 from reconciler.errors import Refused
 from reconciler.use_cases.explained_fields import Deciding, Fields, Row, Subject
@@ -40,6 +44,10 @@ class Explanation:
     dependents: tuple[ObjectRef, ...] = ()
     instances: tuple[ObjectRef, ...] = ()
     """Every instance that depends on it, by way of others too."""
+    by: str = ""
+    """Who signed the form that counts; empty where signatures are not asked for."""
+    refused: RefusedChange | None = None
+    """A newer change of it that counts as not made."""
 
 
 def explain(ref: ObjectRef, subject: Subject, commits: Commits, head: Revision) -> Explanation:
@@ -74,7 +82,64 @@ def explain(ref: ObjectRef, subject: Subject, commits: Commits, head: Revision) 
         rows=_blamed(rows, subject, commits, head),
         dependents=tuple(sorted(users.get(ref, ()))),
         instances=_instances_above(ref, users),
+        by=stored.by if stored and not subject.alone else "",
+        refused=refused_change(ref, path, subject.state.accepted.refused),
     )
+
+
+@dataclass(frozen=True)
+class ExplainedObject:
+    """`accepted` None: no form of it counts; `newest` whether the head's form does."""
+
+    ref: ObjectRef
+    accepted: AcceptedObject | None
+    newest: bool
+    refused: RefusedChange | None
+
+
+@dataclass(frozen=True)
+class ExplainedFile:
+    """`refused` is of the file as a whole: it could not be read."""
+
+    path: str
+    head: Revision
+    objects: tuple[ExplainedObject, ...]
+    problems: tuple[Problem, ...]
+    refused: RefusedChange | None
+
+
+def explained_file(
+    path: str, commits: Commits, head: Revision, state: AcceptedState
+) -> ExplainedFile:
+    """What counts of all that stands, or stood when it was accepted, in a file."""
+    accepted, refused = state.accepted.objects, state.accepted.refused
+    refs = {ObjectRef.parse(ref) for ref, stored in accepted.items() if stored.path == path}
+    refs |= {
+        ObjectRef.parse(one.subject)
+        for one in refused.values()
+        if one.path == path and one.subject != path
+    }
+    refs |= {
+        ObjectRef.parse(problem.object)
+        for problem in state.problems
+        if problem.path == path and problem.object
+    }
+    found: list[ExplainedObject] = []
+    for ref in sorted(refs):
+        stored, form = accepted.get(str(ref)), commits.form(ref, head)
+        now = form.document if form is not None else None
+        was = json.loads(stored.document_json) if stored is not None else None
+        newest = now is not None and was is not None and not field_changes(was, now)
+        found.append(ExplainedObject(ref, stored, newest, refused.get(str(ref))))
+    problems = tuple(problem for problem in state.problems if problem.path == path)
+    return ExplainedFile(path, head, tuple(found), problems, refused.get(path))
+
+
+def refused_change(
+    ref: ObjectRef, path: str, refused: Mapping[str, RefusedChange]
+) -> RefusedChange | None:
+    """That of the object, or of its whole file where that could not be read."""
+    return refused.get(str(ref)) or refused.get(path)
 
 
 def _refuse_unknown_member(ref: ObjectRef, subject: Subject) -> None:

@@ -53,9 +53,19 @@ class Review:
     changes: tuple[Change, ...]
 
 
-def review(base: Checked, head: Checked, limits: ParseLimits, environment: str = "") -> Review:
-    """Compares two checks; `environment` narrows whose guards count, empty: any."""
-    only_here = located(_only_compared(base, head, environment), head.snapshot, limits)
+def review(
+    base: Checked,
+    head: Checked,
+    limits: ParseLimits,
+    environment: str = "",
+    authority: Sequence[Problem] = (),
+) -> Review:
+    """Compares two checks; `environment` narrows whose guards count, empty: any.
+
+    `authority`: what nobody who made it may do (`use_cases.authority_review`).
+    """
+    compared = located(_only_compared(base, head, environment), head.snapshot, limits)
+    only_here = {*compared, *authority}
     introduced = {*_introduced(base.problems, head.problems), *only_here}
     already = len(head.problems) - len(introduced.intersection(head.problems))
     return Review(

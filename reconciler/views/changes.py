@@ -11,8 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from reconciler.core.authority.facts import Actor
 from reconciler.core.changes import ABSENT, FieldChange, ObjectChange, dotted
 from reconciler.core.effects import Comparison, Effect
 from reconciler.core.history import Commit, History, Step
@@ -303,24 +305,38 @@ def problem_document(problem: Problem) -> dict[str, Any]:
 # --- what commits did ----------------------------------------------------------------------------
 
 Outcomes = Mapping[Revision, Sequence[NumberedEvent]]
+Signers = Mapping[Revision, Actor | Problem]
+"""Whose each commit counts as, or why it counts as nobody's, where that was checked."""
+NOT_CHECKED: Signers = MappingProxyType({})
 
 
-def signature_text(commit: Commit) -> str:
+def signature_text(commit: Commit, signer: Actor | Problem | None = None) -> str:
+    """`signer` None: nobody checked."""
+    if isinstance(signer, Actor):
+        return f"signed by {signer}" + (f" in {signer.via}" if signer.via else "")
+    if signer is not None and commit.signed:
+        return f"signed, but {signer.code}"
     return "signature present, not checked" if commit.signed else "unsigned"
 
 
-def history_lines(title: str, found: History, outcomes: Outcomes) -> list[Line]:
+def history_lines(
+    title: str, found: History, outcomes: Outcomes, signers: Signers = NOT_CHECKED
+) -> list[Line]:
     """The text view of `gpuaas history`, newest first."""
     lines = [Line(title, "title")]
     for step in found.steps:
-        lines += [Line(""), *_step_lines(step, outcomes.get(step.commit.revision, ()))]
+        revision = step.commit.revision
+        told = _step_lines(step, outcomes.get(revision, ()), signers.get(revision))
+        lines += [Line(""), *told]
     return [*lines, *_end_lines(found)]
 
 
-def _step_lines(step: Step, events: Sequence[NumberedEvent]) -> Iterator[Line]:
+def _step_lines(
+    step: Step, events: Sequence[NumberedEvent], signer: Actor | Problem | None
+) -> Iterator[Line]:
     commit = step.commit
     when = time_text(commit.committed_at_ms)
-    who = f"{printable(commit.author)}  ({signature_text(commit)})"
+    who = f"{printable(commit.author)}  ({signature_text(commit, signer)})"
     yield Line(f"{commit.revision[:12]}  {when}  {who}", "changed")
     yield Line(f"    {printable(commit.subject)}", "title")
     verb = _step_verb(step)
@@ -368,7 +384,9 @@ def _end_lines(found: History) -> list[Line]:
     return []
 
 
-def history_document(target: str, found: History, outcomes: Outcomes) -> dict[str, Any]:
+def history_document(
+    target: str, found: History, outcomes: Outcomes, signers: Signers = NOT_CHECKED
+) -> dict[str, Any]:
     """The JSON view of `gpuaas history`."""
     return {
         "format": HISTORY_FORMAT,
@@ -377,7 +395,7 @@ def history_document(target: str, found: History, outcomes: Outcomes) -> dict[st
         "end_revision": found.end_revision,
         "commits": [
             {
-                **commit_document(step.commit),
+                **commit_document(step.commit, signers.get(step.commit.revision)),
                 "object": str(step.of) if step.of else None,
                 "change": step.verb,
                 "path": step.path,
@@ -397,12 +415,16 @@ def history_document(target: str, found: History, outcomes: Outcomes) -> dict[st
     }
 
 
-def commit_document(commit: Commit) -> dict[str, Any]:
+def commit_document(commit: Commit, signer: Actor | Problem | None = None) -> dict[str, Any]:
+    signature = "present_not_checked" if commit.signed else "absent"
+    if commit.signed and signer is not None:
+        signature = "verified" if isinstance(signer, Actor) else signer.code
     return {
         "revision": commit.revision,
         "parents": list(commit.parents),
         "author": commit.author,
         "committed_at_ms": commit.committed_at_ms,
         "subject": commit.subject,
-        "signature": "present_not_checked" if commit.signed else "absent",
+        "signature": signature,
+        "signed_by": str(signer) if isinstance(signer, Actor) else None,
     }

@@ -181,6 +181,8 @@ role_twice | Two roles of a version have one name
     Rename one; the first member's counts too.
 runtime_not_offered | A runtime kind that is not offered yet
     Use one that is.
+secret_name_reserved | A version's secret has the name of the one that every instance has
+    Leave it out, or call yours something else.
 secrets_not_carried | A runtime kind that brings no secrets to its workload
     Use one that does, or leave the secrets out.
 unknown_environment | The Environment asked for is not there
@@ -228,8 +230,8 @@ unknown_builder | A channel names a builder that no TrustPolicy accepts
     Correct the id, or add the builder.
 key_of_another_scheme | A channel names a key of another scheme than it takes
     Name another key or scheme.
-key_revoked | Publishers are told to sign with a revoked key
-    Name another key as signing_key.
+key_revoked | Something is signed, or is to be signed, with a revoked key
+    Sign with another key, or name another one as signing_key.
 unknown_channel | A PlatformRelease is for a channel that no TrustPolicy rules
     Correct the channel, or add it.
 digest_reused | One digest stands for two components or platforms
@@ -244,6 +246,48 @@ unknown_pool | A FleetPolicy selects a pool that no node is in
     Correct the pool's name.
 selects_no_node | A selector of a FleetPolicy fits no node
     A node has to fit everything that a selector says.
+# commits that can't be trusted: nothing of the revision counts
+commit_from_future | A commit with a date that is still to come
+    Set the clock where it was made, and make it again.
+commit_too_large | A commit whose message or signature is too large to be looked at
+    Write less into the message.
+commit_unsigned | A commit that is not signed
+    Sign it: git config commit.gpgSign true, then make it again.
+forge_author_unknown | A merge made in a forge by an address that no Identity has
+    Add the address to an Identity in a commit before, or merge with your own key.
+history_rewritten | The branch is not built on the last accepted revision
+    Push it again as it was, with new commits on top.
+key_expired | A commit signed with a key that has ended
+    Sign it with a key in force.
+key_not_yet_valid | A commit signed with a key whose time has not come
+    Sign it with a key in force.
+signature_bad | A signature that is not of this commit
+    Make the commit again and sign it; find out who changed it after it was signed.
+signature_unsupported | A signature of a kind that is not taken
+    Sign once, with an SSH or OpenPGP key.
+signer_ambiguous | A key or address that stands more than once, so that it is nobody's
+    Leave it with the one it belongs to.
+signer_disabled | A commit of somebody who is disabled
+    Somebody else makes the change.
+signer_unknown | A commit signed with a key that no Identity has
+    Have the key added to an Identity in a commit before, then sign again.
+# changes that count as not made
+authorised_form_invalid | What counts instead of a refused change is not valid any more
+    Commit a valid form, signed by somebody who may.
+change_not_allowed | The signer lacks the permission that this change needs
+    Somebody who has it makes or approves the change; or undo it.
+keeps_refused_change | An edit on top of a change that counts as not made
+    Take that one back first, in a commit of its own; or sign for all of it with `Approves:`.
+last_admin | Nobody would be left who may say who may do what, and can sign
+    Let another admin in first, with a key of his own.
+more_than_own_rights | Somebody gives rights that he does not hold himself
+    Somebody who holds all of them makes or approves the change; or give less.
+needs_human | A machine changed what is for humans
+    A human makes or approves the change; or undo it.
+outside_own_project | A machine changed something outside its own project
+    A human makes the change, or that project's own account.
+unread_change | Nobody can tell what this changes
+    Mend the file, or keep one of the two documents; it is judged then.
 # times
 bad_time | A time that does not exist
     Write a day of the calendar, and windows with a length.

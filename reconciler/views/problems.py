@@ -226,7 +226,7 @@ def _results(verdict: Verdict, codes: Sequence[str]) -> Iterator[dict[str, Any]]
 
 def _location(problem: Problem, prefix: str) -> dict[str, Any]:
     place: dict[str, Any] = {
-        "artifactLocation": {"uri": quote(prefix + problem.path), "uriBaseId": "%SRCROOT%"}
+        "artifactLocation": {"uri": quote(_file(problem, prefix)), "uriBaseId": "%SRCROOT%"}
     }
     if problem.line:
         place["region"] = {"startLine": problem.line, "startColumn": max(problem.column, 1)}
@@ -235,6 +235,11 @@ def _location(problem: Problem, prefix: str) -> dict[str, Any]:
         name = printable(problem.object + problem.pointer)
         location["logicalLocations"] = [{"fullyQualifiedName": name, "kind": "object"}]
     return location
+
+
+def _file(problem: Problem, prefix: str) -> str:
+    """Its file in the repository. A commit is none, and forges want to be given one."""
+    return problem.path if problem.path.startswith("commit ") else prefix + problem.path
 
 
 def _with_hint(problem: Problem) -> str:
@@ -256,7 +261,7 @@ def github_lines(verdict: Verdict) -> Iterator[str]:
 
 
 def _annotation(command: str, problem: Problem, prefix: str) -> str:
-    properties = {"file": printable(prefix + problem.path)}
+    properties = {"file": printable(_file(problem, prefix))}
     if problem.line:
         properties |= {"line": str(problem.line), "col": str(max(problem.column, 1))}
     properties["title"] = problem.code

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from node_agent.wire import Endpoint
+from node_agent.wire import MACHINE_IDENTITY, Endpoint
 from reconciler.adapters.secrets_local import LocalSecrets
 from reconciler.adapters.store_sql import SqlStore
 from reconciler.cli.access import access
@@ -31,7 +31,7 @@ RECORD = replace(
     running(target()),
     endpoints=(Endpoint(name="http", container=8888, host_ip="127.0.0.1", host_port=20001),),
     access=TEMPLATE,
-    secrets=("admin", "token"),
+    secrets=("admin", MACHINE_IDENTITY, "token"),
     conditions=(READY,),
 )
 Run = Callable[..., Result]
@@ -141,8 +141,9 @@ def test_an_instance_that_is_none(run: Run) -> None:
     assert refused(run(RECORD, "x")) == "no_such_instance: no instance x (see gpuaas status --all)"
 
 
-def test_one_without_secrets(run: Run) -> None:
-    assert refused(run(replace(RECORD, secrets=()), HELLO, "--show-secrets")) == (
+@pytest.mark.parametrize("secrets", [(), (MACHINE_IDENTITY,)])
+def test_one_without_secrets_but_its_own_identity(run: Run, secrets: tuple[str, ...]) -> None:
+    assert refused(run(replace(RECORD, secrets=secrets), HELLO, "--show-secrets")) == (
         "no_secrets: acme/research/hello has no secrets "
         "(its version names none in runtime_profile.secrets)"
     )

@@ -93,6 +93,13 @@ def test_the_note_carries_the_code_to_look_up(
     assert row.rstrip().endswith(note)
 
 
+def test_what_is_of_a_commit_is_in_no_file() -> None:
+    message = "commit 1234567890ab (Fix) is not signed"
+    finding = {"code": "commit_unsigned", "where": "", "message": message, "hint": "sign it"}
+    text = shown(status_document({}, [], replace(DONE, findings=(finding,)), NOW_MS))
+    assert f"  commit_unsigned: {message}\n      sign it\n" in text
+
+
 def test_one_instance_shows_the_findings_about_it_its_file_and_its_node() -> None:
     findings = (
         {"code": "yaml_syntax", "where": "tenants/acme/projects/research/instances/hello.yaml:3:1"},
@@ -191,6 +198,7 @@ def test_one_instance_in_full() -> None:
         (replace(DONE, result="waiting"), None),
         (replace(DONE, result="failed"), None),
         (replace(DONE, revision="b" * 40), None),
+        (replace(DONE, revision="b" * 40, rejected=REVISION), 1),
         (replace(DONE, started_at_ms=NOW_MS - 1), None),
     ],
 )
