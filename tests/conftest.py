@@ -45,6 +45,12 @@ def _logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _commits_count_whoever_signed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests are of what a commit leads to; those of who may make it say so."""
+    monkeypatch.setenv("GPUAAS_SIGNATURES", "off")
+
+
 @pytest.fixture(scope="session")
 def service_root() -> Iterator[Path]:
     """A short folder for services, each in a subfolder. Ends a killed session's leftovers."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import httpx
 
 from reconciler.devkit import dockerd, images, process, services, state_repo
+from reconciler.devkit.signing import SigningKey
 from reconciler.devkit.state_repo import Published, StateRepo
 from reconciler.errors import Refused
 
@@ -59,6 +60,7 @@ class Stage:
     listen: str
     repo: StateRepo
     published: Published
+    admin_key: str
 
     def gpuaas(self, *args: str, codes: frozenset[int] = frozenset({0})) -> str:
         """Runs `gpuaas` as a person would; returns standard output. Refused for other `codes`."""
@@ -78,6 +80,7 @@ class Stage:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_ADMIN_KEYS": json.dumps([self.admin_key]),
             **kept_environment(self.root),
         }
 
@@ -155,10 +158,11 @@ def set_up(root: Path, engine: str | None, narrator: Narrator) -> Stage:
     host = _docker(root, engine, narrator)
     published = _publish(root, host, narrator)
     folder = root / "state-repo"
-    repo = state_repo.make_state_repo(folder, published)
-    narrator.text(f"state repo: {folder}, made from example-state-repo/")
+    key = SigningKey.ssh(root / "keys", "ada")
+    repo = state_repo.make_state_repo(folder, published, key)
+    narrator.text(f"state repo: {folder}, made from example-state-repo/, signed by Ada's key")
     listen = f"127.0.0.1:{services.free_port()}"
-    stage = Stage(root, published.engine, host, listen, repo, published)
+    stage = Stage(root, published.engine, host, listen, repo, published, key.public_line)
     narrator.command("gpuaas validate .")
     narrator.text(stage.gpuaas("validate", str(folder)).strip())
     _start_control_plane(stage, narrator)

@@ -15,6 +15,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import yaml
+
+from reconciler.devkit.signing import SigningKey, git_config
 from reconciler.errors import Refused
 
 FIRST = (
@@ -31,6 +34,7 @@ FIRST = (
 PLACEHOLDER = re.compile(r"sha256:[0-9a-f]{64}")
 INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
 APP = "hello"
+ADMINS = "platform/iam/admins.yaml"
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,11 @@ class Published:
 
 
 class StateRepo:
-    """A Git repository with a working tree."""
+    """A Git repository with a working tree. With a `key` its commits are signed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: SigningKey | None = None) -> None:
         self.folder = folder
+        self.key = key
 
     def git(self, *args: str) -> str:
         """Runs git there and returns what it printed; the host's own configuration is left out."""
@@ -63,8 +68,9 @@ class StateRepo:
             "GIT_COMMITTER_NAME": "Ada Admin",
             "GIT_COMMITTER_EMAIL": "ada@acme.example",
         }
+        options = git_config(self.key) if self.key is not None else []
         done = subprocess.run(
-            ["git", *args],
+            ["git", *options, *args],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -94,18 +100,50 @@ class StateRepo:
         file.write_text(after)
 
 
-def make_state_repo(folder: Path, published: Published) -> StateRepo:
+def make_state_repo(
+    folder: Path, published: Published, key: SigningKey | None = None
+) -> StateRepo:
     """Writes the first files of the example to `folder`, with what was published filled in, and
-    makes the first commit.
+    makes the first commit. With a `key` it is Ada's, who may do everything.
     """
+    if key is not None:
+        file = folder / ADMINS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_admins(key))
     for path, content in first_files().items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_filled(Path(path), content.decode(), published))
-    repo = StateRepo(folder)
+    repo = StateRepo(folder, key)
     repo.git("init", "--quiet", "--initial-branch", "main")
     repo.commit("The platform, one app and one instance")
     return repo
+
+
+def _admins(key: SigningKey) -> str:
+    """Who Ada is, and that she may do everything."""
+    ada = {
+        "apiVersion": "gpuaas.dev/v1",
+        "kind": "Identity",
+        "metadata": {"name": "ada"},
+        "spec": {
+            "type": "user",
+            "display_name": "Ada Admin",
+            "emails": ["ada@acme.example"],
+            "keys": [key.identity_key("ada")],
+        },
+    }
+    admins = {
+        "apiVersion": "gpuaas.dev/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "platform-admins"},
+        "spec": {
+            "subjects": [{"identity": "ada"}],
+            "role": "platform-admin",
+            "scope": {"platform": True},
+        },
+    }
+    return str(yaml.safe_dump_all([ada, admins], sort_keys=False))
 
 
 def set_version(repo: StateRepo, version: str) -> None:

@@ -34,6 +34,7 @@ from node_agent.secret_files import SecretFiles
 from node_agent.wire import LABEL_INSTANCE, LABEL_NODE
 from reconciler.devkit import images, process, state_repo
 from reconciler.devkit.services import free_port
+from reconciler.devkit.signing import SigningKey
 from reconciler.devkit.state_repo import Published
 from tests.waiting import LIMIT_S, wait_until
 
@@ -185,7 +186,8 @@ class Platform:
         self.published = published
         self.node = f"node-{uuid4().hex[:8]}"
         self.docker_host = docker_host
-        self.repo = state_repo.make_state_repo(root / "state-repo", published)
+        self.key = SigningKey.ssh(root / "keys", "ada")
+        self.repo = state_repo.make_state_repo(root / "state-repo", published, self.key)
         self._name_node()
         self.listen = f"127.0.0.1:{free_port()}"
         self.environment = {
@@ -193,6 +195,8 @@ class Platform:
             "GPUAAS_REPO": str(self.repo.folder),
             "GPUAAS_ENVIRONMENT": ENVIRONMENT,
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_SIGNATURES": "required",
+            "GPUAAS_ADMIN_KEYS": json.dumps([self.key.public_line]),
             **PACE,
             **(settings or {}),
         }
