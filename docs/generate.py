@@ -27,9 +27,17 @@ from docs import editor_schemas
 from docs.impossible import IMPOSSIBLE
 from node_agent.main import main as agent_command
 from reconciler.cli.main import gpuaas
+from reconciler.core.authority.needs import table_rows
+from reconciler.core.authority.roles import (
+    MACHINE_PERMISSIONS,
+    MACHINE_ROLES,
+    PLATFORM_ONLY,
+    ROLES,
+)
 from reconciler.core.kinds import KINDS
 from reconciler.core.lifecycle import EVENT, TRANSITIONS, Trigger
 from reconciler.core.records import State
+from reconciler.server.openapi import openapi_json
 from reconciler.settings import Settings
 from reconciler.views.failure_words import FAILURE_WORDS
 
@@ -199,6 +207,49 @@ def _type(schema: Mapping[str, Any]) -> str:
     return kind
 
 
+# --- permissions.md ------------------------------------------------------------------------------
+
+
+def permissions_page() -> str:
+    changes = [
+        (row.kind, row.change, f"`{row.permission}`", row.scope, _mark(row.human_only), row.notes)
+        for row in table_rows()
+    ]
+    machine = MACHINE_PERMISSIONS - PLATFORM_ONLY
+    roles = [
+        (f"`{name}`", _mark(name in MACHINE_ROLES), _permissions(held))
+        for name, held in ROLES.items()
+    ]
+    return (
+        _MADE + "# Permissions\n\n"
+        "What each change to the state repo takes, from the table that decides it\n"
+        "(`reconciler/core/authority/needs.py`). How it is judged, and why so:\n"
+        "[who may change what](../explanation/authority.md). Whether somebody may make a change:\n"
+        "`gpuaas can`.\n\n"
+        "A change needs every permission that it falls under, at the scope named or wider.\n"
+        "*Human*: no machine may, whatever a RoleBinding says. What can't be made out (an invalid\n"
+        "manifest) needs all permissions of its kind.\n\n"
+        + _table(("kind", "change", "permission", "at", "human", ""), changes)
+        + "\n## Roles\n\n"
+        "Held by a [RoleBinding](manifests.md#rolebinding) at the platform, a tenant or a\n"
+        "project, and for all below. A `platform-admin` makes sense for the platform only, a\n"
+        "`tenant-admin` for a tenant or wider. The role `custom` has what its binding names.\n\n"
+        + _table(("role", "for machines", "permissions"), roles)
+        + f"\nHeld at a tenant or project, these give nothing: {_permissions(PLATFORM_ONLY)}.\n"
+        "\nA service account acts in its own project, and there at most with: "
+        f"{_permissions(machine)}.\n\n"
+        "What only looks (`….read`) is asked for by the [read API](../how-to/read-over-http.md).\n"
+    )
+
+
+def _mark(holds: bool) -> str:
+    return "yes" if holds else ""
+
+
+def _permissions(held: Iterable[str]) -> str:
+    return ", ".join(f"`{key}`" for key in sorted(held))
+
+
 # --- lifecycle.md --------------------------------------------------------------------------------
 
 
@@ -246,7 +297,7 @@ def _live() -> frozenset[str]:
 
 def _arrows(live: frozenset[str]) -> Iterator[str]:
     """A line a pair of states: `start --> to: trigger / events` for every trigger between them."""
-    yield f"    state \"{', '.join(sorted(live))}\" as live"
+    yield f'    state "{", ".join(sorted(live))}" as live'
     sources: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
     for (state, trigger), step in TRANSITIONS.items():
         if trigger is Trigger.MOVE:
@@ -269,6 +320,8 @@ def _arrows(live: frozenset[str]) -> Iterator[str]:
 _PLAN, _PROBLEMS = "Findings of a pass", "Problems in a state repo"
 _ERRORS, _TASKS = "Errors of the control plane", "Why an agent refuses a task"
 _HELD, _AGENT = "Why an action is held", "Errors of the agent"
+_CHANGES, _API = "Why a commit or a change does not count", "Errors of the HTTP API"
+_AUDIT = "What a check of the audit trail finds"
 _CALLS: Mapping[str, tuple[str, int]] = {
     "Held": (_HELD, 0),
     "Unknown": (_HELD, 0),
@@ -278,16 +331,24 @@ _CALLS: Mapping[str, tuple[str, int]] = {
     "problem": (_PROBLEMS, 1),
     "CannotRender": (_PROBLEMS, 0),
     "Refusal": (_TASKS, 0),
+    "RefusedChange": (_CHANGES, 4),
+    "commit_problem": (_CHANGES, 1),
+    "Broken": (_AUDIT, 1),
+    "Standing": (_API, 0),
     "EnvelopeRefused": (_TASKS, 0),
     "Refused": (_ERRORS, 0),
     "Transient": (_ERRORS, 0),
     "_means": (_ERRORS, 1),
-    "ApiError": ("Errors of the HTTP API", 1),
+    "ApiError": (_API, 1),
+    "Denied": (_API, 1),
+    "_unauthorized": (_API, 0),
     "JoinRefused": (_AGENT, 0),
     "StateUnusable": (_AGENT, 0),
     "Away": (_AGENT, 0),
 }
-_GROUPS = (_HELD, _PLAN, _PROBLEMS, _TASKS, _ERRORS, "Errors of the HTTP API", _AGENT)
+_TABLES: Mapping[str, str] = {"_UNVERIFIED": _CHANGES}
+"""Tables of the code whose rows begin with a code and its words."""
+_GROUPS = (_HELD, _PLAN, _PROBLEMS, _CHANGES, _TASKS, _ERRORS, _API, _AUDIT, _AGENT)
 _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*")
 
 
@@ -332,12 +393,22 @@ def _codes_in(path: Path) -> Iterator[tuple[str, str, str]]:
     tree = ast.parse(path.read_text())
     scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     seen: set[int] = set()
+    yield from _codes_of_tables(tree)
     for scope in (*reversed(scopes), tree):
         named = [*_assigned(tree.body), *_assigned(ast.walk(scope))]
         for node in ast.walk(scope):
             if isinstance(node, ast.Call) and id(node) not in seen:
                 seen.add(id(node))
                 yield from _code_of(node, named, path)
+
+
+def _codes_of_tables(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            group = _TABLES.get(ast.unparse(node.target), "")
+            for row in node.value.values if group else ():
+                assert isinstance(row, ast.Tuple)
+                yield group, _template(row.elts[0]), _template(row.elts[1])
 
 
 def _code_of(
@@ -348,6 +419,8 @@ def _code_of(
     after = 1
     if name == "Finding" and "plan" in path.parts:
         group, after = _PLAN, 2
+    if name == "Refusal" and "reconciler" in path.parts:
+        group = _CHANGES
     if not group or len(call.args) <= index:
         return
     code = call.args[index]
@@ -403,8 +476,10 @@ PAGES = (
     Page("cli.md", cli_page),
     Page("settings.md", settings_page),
     Page("manifests.md", manifests_page),
+    Page("permissions.md", permissions_page),
     Page("lifecycle.md", lifecycle_page),
     Page("codes.md", codes_page),
+    Page("openapi.json", openapi_json),
     *(
         Page(name, partial(str, text), editor_schemas.SCHEMAS)
         for name, text in editor_schemas.files().items()
