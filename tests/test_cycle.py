@@ -30,7 +30,7 @@ from tests.fakes.store import MemoryStore
 INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
 HELLO = InstanceKey("acme/research/hello")
 SCHEMAS = SchemaSet.build(load_schemas())
-SETTINGS = Settings(environment="dev")
+SETTINGS = Settings(environment="dev", signatures="off")
 
 
 def example() -> dict[str, bytes]:

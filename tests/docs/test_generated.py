@@ -79,6 +79,8 @@ def test_every_code_a_person_may_meet_in_status_is_explained() -> None:
     found = codes()
     wanted = {reason.value for reason in FailureReason}
     wanted |= found["Why an action is held"].keys() | found["Findings of a pass"].keys()
+    wanted |= found["Why a commit or a change does not count"].keys()
+    wanted |= found["What a check of the audit trail finds"].keys()
     assert {code for code in wanted if f"`{code}`" not in page} == set()
 
 
