@@ -26,12 +26,15 @@ find_missing() {
     find_python >/dev/null || missing+=(python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     need git git
+    need ssh-keygen openssh-client # Commits are signed with it.
     need docker-registry docker-registry
     [ -x /bin/busybox ] || missing+=(busybox-static)
     if [ "$1" = test ]; then
         need dockerd docker.io
         need sshd openssh-server
         need ssh openssh-client
+        need gpg gnupg
+        need gpg-agent gpg-agent
         need curl curl
         need debootstrap debootstrap
     elif [ -z "${DOCKER_HOST:-}" ] && [ ! -S /var/run/docker.sock ]; then
