@@ -5,12 +5,11 @@ Rule: asks Git for the commits and their signatures, and leaves every decision t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from reconciler.core.authority.facts import CommitFacts, Signature, Walked
+from reconciler.core.authority.facts import ChainStep, CommitFacts, Signature, Walked
 from reconciler.core.authority.signers import Signers
 from reconciler.core.authority.walk import Start, WalkLimits, openpgp_keys, walk
-from reconciler.core.forms import to_stored
 from reconciler.core.names import Revision
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted
@@ -62,16 +61,8 @@ class Gate:
                 commits = self._log.commits(since, head)
             except Refused as again:
                 return Walked(head, rejection=_rewritten(again, head), at_ms=last.at_ms)
-        signatures = dict(self._log.signatures([one.revision for one in commits], ()))
-        rejection = _nobodys(commits, signatures)
-        if rejection is not None:
-            return Walked(head, rejection=rejection, commits=len(commits), at_ms=start.at_ms)
-        steps = self._log.chain(since, head)
-        unknown = [one for one, said in signatures.items() if said.state == "no_key"]
-        if unknown:
-            keys = openpgp_keys(start, steps, self._limits)
-            signatures |= self._log.signatures(unknown, keys)
-        return walk(steps, signatures, start, self._clock.now_ms(), self._limits, head)
+        now_ms = self._clock.now_ms()
+        return walk_line(self._log, commits, since, head, start, now_ms, self._limits)
 
     def _start(self, last: Accepted) -> tuple[Revision | None, Start]:
         keys = self._settings.admin_keys
@@ -107,9 +98,33 @@ class Gate:
         """The tree of the revision that the operator named counts on his word."""
         snapshot = self._source.snapshot(Revision(self._settings.trust_root))
         found = validate(snapshot, self._schemas, self._settings.parse_limits).objects
-        objects = {str(ref): to_stored(one, snapshot.revision) for ref, one in found.items()}
-        keys = self._settings.admin_keys
-        return snapshot.revision, Start(objects, {}, keys, snapshot.committed_at_ms)
+        root, keys = snapshot.revision, self._settings.admin_keys
+        return root, Start.at(root, found, snapshot.committed_at_ms, keys)
+
+
+def walk_line(
+    log: CommitLog,
+    commits: Sequence[CommitFacts],
+    since: Revision | None,
+    head: Revision,
+    start: Start,
+    now_ms: int,
+    limits: WalkLimits,
+    seen: Callable[[ChainStep], ChainStep] = lambda step: step,
+) -> Walked:
+    """What the line of `commits` from `since` to `head` comes to; `seen` is what counts of a step.
+
+    What a commit touches is read only once somebody signed every one of them.
+    """
+    signatures = dict(log.signatures([one.revision for one in commits], ()))
+    rejection = _nobodys(commits, signatures)
+    if rejection is not None:
+        return Walked(head, rejection=rejection, commits=len(commits), at_ms=start.at_ms)
+    steps = [seen(step) for step in log.chain(since, head)]
+    unknown = [one for one, said in signatures.items() if said.state == "no_key"]
+    if unknown:
+        signatures |= log.signatures(unknown, openpgp_keys(start, steps, limits))
+    return walk(steps, signatures, start, now_ms, limits, head)
 
 
 def _nobodys(

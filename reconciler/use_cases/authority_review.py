@@ -14,21 +14,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from reconciler.core.authority.facts import (
-    ChainStep,
-    CommitFacts,
-    RefusedChange,
-    TouchedFile,
-    Walked,
-)
+from reconciler.core.authority.facts import ChainStep, RefusedChange, TouchedFile, Walked
 from reconciler.core.authority.judge import Refusal
-from reconciler.core.authority.walk import Start, WalkLimits, openpgp_keys, walk
+from reconciler.core.authority.walk import Start, WalkLimits
 from reconciler.core.desired import Candidate
-from reconciler.core.forms import to_stored
 from reconciler.core.kinds import KINDS
 from reconciler.core.names import ObjectRef, Revision
 from reconciler.core.problems import Problem
 from reconciler.errors import Refused
+from reconciler.gate import walk_line
 from reconciler.ports import CommitLog
 from reconciler.settings import Settings
 from reconciler.use_cases.authority_questions import Questions, named_actor, trust_of
@@ -66,12 +60,19 @@ def commit_problems(
 
     `prefix` is the folder of the repository that the state is in. Refused as `CommitLog` says.
     """
-    start = start_of(base)
+    since = Revision(base.revision)
+    start = Start.at(since, base.candidate.objects, base.snapshot.committed_at_ms)
     limits = WalkLimits(settings.parse_limits, int(settings.commit_ahead_max_s * 1000))
-    steps = [_below(step, prefix) for step in log.chain(Revision(base.revision), tip)]
-    asked = [facts.revision for step in steps for facts in _facts(step)]
-    signatures = log.signatures(asked, openpgp_keys(start, steps, limits)) if asked else {}
-    found = walk(steps, signatures, start, now_ms, limits, tip)
+    found = walk_line(
+        log,
+        log.commits(since, tip),
+        since,
+        tip,
+        start,
+        now_ms,
+        limits,
+        lambda step: _below(step, prefix),
+    )
     return tuple(sorted(_told(found, head)))
 
 
@@ -90,18 +91,6 @@ def problems_as(name: str, base: Checked, head: Candidate, now_ms: int) -> tuple
         hint = "keep one user with platform.iam.edit on the platform, enabled, with a valid key"
         found.append(Problem("platform/iam", 0, 0, "last_admin", message, hint=hint))
     return tuple(sorted(found))
-
-
-def _facts(step: ChainStep) -> tuple[CommitFacts, ...]:
-    return (*(side.facts for side in step.side), step.facts)
-
-
-def start_of(base: Checked) -> Start:
-    """All objects of the base as accepted."""
-    revision = Revision(base.revision)
-    objects = base.candidate.objects.items()
-    stored = {str(ref): to_stored(found, revision) for ref, found in objects}
-    return Start(stored, {}, (), base.snapshot.committed_at_ms)
 
 
 def _below(step: ChainStep, prefix: str) -> ChainStep:

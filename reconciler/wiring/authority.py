@@ -11,7 +11,6 @@ from reconciler.adapters.git_pygit2 import GitSource
 from reconciler.core.authority.facts import Actor, ChainStep
 from reconciler.core.authority.signers import resolve_signer
 from reconciler.core.authority.walk import Start, WalkLimits, openpgp_keys
-from reconciler.core.forms import to_stored
 from reconciler.core.names import Revision
 from reconciler.core.problems import Problem
 from reconciler.errors import GpuaasError, Refused
@@ -79,6 +78,5 @@ class LocalTrust:
         return self._log.chain(onto, revision)[-1]
 
     def _armored(self, trust: Trust) -> tuple[str, ...]:
-        stored = {str(ref): to_stored(found, Revision("")) for ref, found in trust.items()}
         limits = WalkLimits(self._settings.parse_limits, 0)
-        return openpgp_keys(Start(stored, {}, (), 0), (), limits)
+        return openpgp_keys(Start.at(Revision(""), trust), (), limits)

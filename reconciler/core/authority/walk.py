@@ -36,6 +36,8 @@ from reconciler.core.authority.judge import Refusal, judge, last_admin_left
 from reconciler.core.authority.merges import Brought, May, Sides
 from reconciler.core.authority.signers import Signers, commit_problem
 from reconciler.core.authority.standing import UNREAD, Author, Change, Standing
+from reconciler.core.desired import StateObject
+from reconciler.core.forms import to_stored
 from reconciler.core.kinds.keys import SignerKey
 from reconciler.core.names import ObjectRef, Revision
 from reconciler.core.parse import ParseLimits
@@ -59,6 +61,18 @@ class Start:
     refused: Mapping[str, RefusedChange]
     admin_keys: tuple[str, ...]
     at_ms: int
+
+    @classmethod
+    def at(
+        cls,
+        revision: Revision,
+        objects: Mapping[ObjectRef, StateObject],
+        at_ms: int = 0,
+        admin_keys: tuple[str, ...] = (),
+    ) -> Start:
+        """With everything that a revision has as accepted."""
+        stored = {str(ref): to_stored(found, revision) for ref, found in objects.items()}
+        return cls(stored, {}, admin_keys, at_ms)
 
 
 @dataclass(frozen=True)
