@@ -31,6 +31,7 @@ MACHINE_IDENTITY = "machine-identity"
 SECRETS_PATH = "/run/gpuaas/secrets"
 """Where a workload finds its secrets, one file each."""
 
+
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
 LABEL_INSTANCE = "dev.gpuaas.instance"
@@ -140,10 +141,19 @@ class Packages(Wire):
 class SecretFile(Wire):
     """A secret that the workload reads at `SECRETS_PATH/name`, in memory, never on disk.
 
-    Its value is in no task: the agent asks for it before each start.
+    Its value is in no task: the agent asks for it before each start. `source` is the reference
+    (`secret://project/hf-token`) of one that somebody put there; empty: it is the instance's own.
+    With `env` the workload also finds it in that variable.
     """
 
     name: str = Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")
+    source: str = ""
+    env: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What it is called where it is asked for: its name, and its source where it has one."""
+        return f"{self.name}={self.source}" if self.source else self.name
 
 
 class Workload(Wire):
@@ -175,6 +185,8 @@ class Workload(Wire):
             if not document[field]:
                 del document[field]
         document["ports"] = [_port_fields(port) for port in self.ports]
+        if self.secrets:
+            document["secrets"] = [_secret_fields(secret) for secret in self.secrets]
         return "sha256:" + hashlib.sha256(_CANONICAL.encode(document).encode()).hexdigest()
 
     def __copy__(self) -> Self:
@@ -192,6 +204,11 @@ def _port_fields(port: Port) -> dict[str, Any]:
     if port.address is None:
         del fields["address"]
     return fields
+
+
+def _secret_fields(secret: SecretFile) -> dict[str, str]:
+    """And so did all but its name."""
+    return {name: value for name, value in secret.__dict__.items() if value}
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -373,8 +390,22 @@ class TaskAck(Wire):
     message: str = ""
 
 
+class ConfigSeen(Wire):
+    """Which NodeConfig is in force: its digest, its newest and oldest key versions, the ids of the
+    SSH keys that are installed, and what went wrong in bringing that about.
+    """
+
+    digest: str = ""
+    newest_version: int = 0
+    min_version: int = 0
+    ssh_keys: tuple[str, ...] = ()
+    ssh_error: str = ""
+
+
 class Report(Wire):
     """The whole of what the agent knows, signed with its own key. Replaces the report before it.
+
+    `config` is the NodeConfig in force; None from agents that know of none.
 
     `complete` is False when an engine did not answer: absence then means nothing.
     `last_seq` is the highest task sequence number the agent ever accepted. `refusal` is why it
@@ -394,21 +425,27 @@ class Report(Wire):
     strays: tuple[Stray, ...] = ()
     acks: tuple[TaskAck, ...] = ()
     refusal: str = ""
+    config: ConfigSeen | None = None
 
 
 class Poll(Wire):
-    """Asks for tasks; the control plane holds the answer back for up to `wait_ms`."""
+    """Asks for tasks; the control plane holds the answer back for up to `wait_ms`.
+
+    `config` is the digest of the NodeConfig in force: another one is sent as soon as there is one.
+    """
 
     node: str
     sent_at_ms: int
     report_seq: int
     wait_ms: int = Field(ge=0, le=60_000)
+    config: str | None = None
 
 
 class PollReply(Wire):
-    """Signed task envelopes, oldest first."""
+    """Signed task envelopes, oldest first, and a signed NodeConfig where it is not the asker's."""
 
     tasks: tuple[dict[str, Any], ...] = ()
+    config: dict[str, Any] | None = None
 
 
 class SecretsRequest(Wire):
@@ -438,14 +475,6 @@ class Secrets(Wire):
     sealed: str
 
 
-class JoinRequest(Wire):
-    """Redeems a single-use join token. `public_key` is the agent's own ed25519 key, hex."""
-
-    token: str
-    node: str
-    public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
 def key_id(public_key_hex: str) -> str:
     """The id of an ed25519 public key: SHA-256 of its raw 32 bytes, hex."""
     return hashlib.sha256(bytes.fromhex(public_key_hex)).hexdigest()
@@ -457,24 +486,3 @@ class VerifierKey(Wire):
     key_id: str
     version: int
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class JoinReply(Wire):
-    """What tells a genuine task from another. Pinned by `JoinToken.verifier_hash`."""
-
-    node: str
-    verifiers: tuple[VerifierKey, ...]
-    min_version: int = 1
-
-    @property
-    def verifier_hash(self) -> str:
-        return hashlib.sha256(self.canonical()).hexdigest()
-
-
-class JoinToken(Wire):
-    """What `gpuaas node join` prints: where to dial, the secret, what to pin. Base64url of JSON."""
-
-    server: str
-    node: str
-    secret: str
-    verifier_hash: str

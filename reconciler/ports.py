@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol
 
 from node_agent.wire import TaskAck, VerifierKey
 from reconciler.core.authority.facts import ChainStep, CommitFacts, Signature
@@ -28,6 +28,9 @@ from reconciler.core.source import Snapshot
 
 TASK_KEY = "tasks"
 """The signing key of tasks, by its name in the SecretStore."""
+
+ARTIFACT_KEY = "artifacts"
+"""The signing key of artifacts, of kind ecdsa-p256."""
 
 WEBHOOK_SECRET_PATH = "webhook/git"  # noqa: S105 - where it is, not what it is
 
@@ -119,24 +122,92 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
+KeyKind = Literal["ed25519", "ecdsa-p256"]
+KEY_KINDS: Mapping[str, KeyKind] = {ARTIFACT_KEY: "ecdsa-p256", TASK_KEY: "ed25519"}
+"""The keys whose versions the Environment may ask for."""
+
+
 @dataclass(frozen=True)
 class Signed:
-    """Raw signature bytes and the version of the key that made them."""
+    """Signature bytes and the version of the key that made them.
+
+    64 raw bytes of an ed25519 key; DER, over the SHA-256 of the message, of an ecdsa-p256 key.
+    """
 
     signature: bytes
-    key: VerifierKey
+    version: int
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """One version of a signing key, as others verify with it: SubjectPublicKeyInfo, PEM."""
+
+    name: str
+    kind: KeyKind
+    version: int
+    pem: str
+
+
+@dataclass(frozen=True)
+class SecretSeen:
+    """What may be known of a secret without its value. `version` rises by one at each write."""
+
+    version: int
+    changed_at_ms: int
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A secret that is handed over: `token` gives its value to the first who unwraps it."""
+
+    token: Secret
+    expires_at_ms: int
 
 
 class SecretStore(Protocol):
-    """Custody of keys and secrets. Keys never leave it; `name` is a plain word such as `tasks`."""
+    """Custody of keys and secrets. Keys never leave it; `name` is a plain word such as `tasks`.
 
-    def ensure_signing_key(self, name: str) -> VerifierKey: ...
+    Raises Transient while it is sealed, slow or out of reach (`custody_sealed`, `custody_timeout`,
+    `custody_unreachable`) and Refused where a person must act (`custody_login_refused`,
+    `custody_forbidden`). The next call tries anew: nothing has to be restarted.
+    """
 
-    def verifier_keys(self, name: str) -> tuple[VerifierKey, ...]: ...
+    def ensure_signing_key(self, name: str, kind: KeyKind = "ed25519") -> PublicKey:
+        """The newest version, made if there is none. Refused("wrong_key_type") for another kind."""
+        ...
 
-    def sign(self, name: str, message: bytes) -> Signed: ...
+    def public_keys(self, name: str) -> tuple[PublicKey, ...]:
+        """The versions that are not retired, oldest first; empty when there is no such key."""
+        ...
+
+    def verifier_keys(self, name: str) -> tuple[VerifierKey, ...]:
+        """The same of an ed25519 key, as the wire has them."""
+        ...
+
+    def rotate(self, name: str) -> PublicKey:
+        """Adds a version. What it signs is believed by who has heard of it."""
+        ...
+
+    def retire(self, name: str, min_version: int) -> None:
+        """Versions below sign and verify no more, for good. Harmless when it was done before.
+
+        Refused("key_version_unknown") when that would leave none.
+        """
+        ...
+
+    def sign(self, name: str, message: bytes, version: int | None = None) -> Signed:
+        """By the newest version, or by one that is not retired (`key_version_unknown`)."""
+        ...
 
     def read(self, path: str) -> Secret | None: ...
+
+    def seen(self, path: str) -> SecretSeen | None:
+        """None when there is none. Reads no value."""
+        ...
+
+    def paths(self, prefix: str) -> tuple[str, ...]:
+        """The paths of all secrets under `prefix/`, sorted. Reads no value."""
+        ...
 
     def write(self, path: str, value: Secret) -> None: ...
 
@@ -149,6 +220,51 @@ class SecretStore(Protocol):
 
     def delete(self, path: str) -> None:
         """Forgets the secret at this very path; nothing when there is none."""
+        ...
+
+    def wrap(self, path: str, ttl_s: float) -> Wrapped:
+        """Makes the secret at `path` ready to be handed over. Refused("no_secret") for none."""
+        ...
+
+    def unwrap(self, token: Secret, path: str) -> Secret:
+        """The value, once. Refused("wrap_spent") when somebody was first or it is too late,
+        Refused("wrap_foreign") for a token that does not hold the secret of `path`: neither
+        spends it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An issued certificate: PEM chain, leaf first; serial as hex pairs with colons, as X.509 tools
+    show it.
+    """
+
+    pem: str
+    serial: str
+    not_after_ms: int
+
+
+class CertificateAuthority(Protocol):
+    """Issues certificates to agents and to the control plane. Raises what a SecretStore does."""
+
+    def root(self) -> str:
+        """The CA certificate, PEM; made if there is none."""
+        ...
+
+    def sign_agent(self, node: str, csr_pem: str, ttl_s: float) -> Certificate:
+        """For `<node>.` and `membership.NODE_DOMAIN`, to dial with only, whatever the CSR asks for.
+
+        Refused("csr_refused") for what is no CSR or whose signature does not hold.
+        """
+        ...
+
+    def sign_server(self, csr_pem: str, ttl_s: float) -> Certificate:
+        """For `membership.SERVER_NAME`, to be dialled only."""
+        ...
+
+    def revoke(self, serial: str) -> None:
+        """Puts it on the CA's list; harmless when it is there or is not known."""
         ...
 
 
@@ -247,12 +363,34 @@ class Store(Protocol):
     def redeem_join_token(
         self, secret_hash: str, node: str, public_key: str, now_ms: int
     ) -> EnrolledNode | None:
-        """Single use, in one transaction. None when unknown, used, expired or for another node."""
+        """Single use, in one transaction. None when unknown, used, expired or for another node.
+
+        Refused("key_in_use") for another node's key, Refused("key_revoked") for the one that was
+        revoked with this node; then it is not used.
+        """
         ...
 
     def nodes(self) -> Sequence[EnrolledNode]: ...
 
     def node(self, name: str) -> EnrolledNode | None: ...
+
+    def revoke_node(
+        self, name: str, reason: str, now_ms: int, audit: Sequence[AuditEntry] = ()
+    ) -> EnrolledNode:
+        """From now on nothing of its key is believed, until it joins anew with another. Its unused
+        join tokens are good no more. Harmless when done.
+
+        Refused("no_such_node").
+        """
+        ...
+
+    def forget_node(self, name: str, audit: Sequence[AuditEntry] = ()) -> None:
+        """As if it had never joined. Refused("no_such_node")."""
+        ...
+
+    def save_certificate(self, name: str, serial: str, ends_at_ms: int) -> None:
+        """The newest certificate of a node."""
+        ...
 
     def node_by_key(self, key_id: str) -> EnrolledNode | None:
         """The node whose agent key has this id (`envelope.key_id`); a key belongs to one node."""
@@ -288,5 +426,6 @@ class Ports:
     source: StateSource
     registry: Registry
     secrets: SecretStore
+    ca: CertificateAuthority
     store: Store
     clock: Clock

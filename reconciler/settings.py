@@ -48,7 +48,9 @@ class Settings(BaseModel):
     environment: str = ""
     """Name of the Environment manifest this control plane works on."""
     listen: str = "127.0.0.1:8470"
-    """host:port of the agent API, webhooks, read API and metrics."""
+    """host:port of webhooks, read API and metrics, plain HTTP: beyond this host behind a proxy."""
+    agents_listen: str = "127.0.0.1:8471"
+    """host:port of the agent API, always TLS with certificates of both sides."""
     allow_remote_read: bool = False
     """Whether anybody may read without a token. Unsafe: for a proxy in front that asks for one."""
     require_tokens: bool = False
@@ -62,6 +64,29 @@ class Settings(BaseModel):
     """How often a pass looks at everything although nothing was heard."""
     wakeup_interval_s: float = Field(default=0.5, gt=0)
     """How often requests of other processes (`apply`, `status --wait`) are looked for."""
+    vault_address: str = ""
+    """URL of the Vault or OpenBao that keeps keys and secrets; empty: a local store to try with."""
+    vault_prefix: str = Field(default="gpuaas", pattern=r"^[a-z0-9](?:[-a-z0-9]{0,40}[a-z0-9])?$")
+    """What the names of its mounts, policies and logins there begin with."""
+    vault_ca_file: Path | None = None
+    """PEM certificates that an https Vault may be known by, instead of the system's."""
+    vault_role_id_file: Path | None = None
+    """File with the AppRole's role id of the runtime class."""
+    vault_secret_id_file: Path | None = None
+    """File with its secret id, or with a token that wraps one, for its owner alone."""
+    vault_bootstrap_role_id_file: Path | None = None
+    """The same of the bootstrap class, where drift in Vault is to be put right without a person."""
+    vault_bootstrap_secret_id_file: Path | None = None
+    """File with its secret id, or with a token that wraps one, for its owner alone."""
+    vault_timeout_s: float = Field(default=5.0, gt=0)
+    """How long Vault may take to answer."""
+    vault_check_interval_s: float = Field(default=300.0, gt=0)
+    """How often what Vault should hold is compared with what it does."""
+    certificate_ttl_s: float = Field(default=24 * 3600.0, ge=60)
+    """How long a certificate of an agent or of the agent API is good for; renewed at half of it."""
+    wrap_ttl_s: float = Field(default=3600.0, gt=0)
+    """How long what is handed to a person waits to be unwrapped."""
+
     fetch_timeout_s: float = Field(default=60.0, gt=0)
     """How long one fetch may take."""
     registry_timeout_s: float = Field(default=20.0, gt=0)

@@ -10,7 +10,7 @@ from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef, Revision
 from reconciler.core.problems import Problem
 
 if TYPE_CHECKING:
-    from node_agent.wire import Workload
+    from node_agent.wire import SecretFile, Workload
     from reconciler.core.kinds import Manifest
 
 Run = Literal["running", "stopped", "decommissioned"]
@@ -105,8 +105,8 @@ class Instance:
     packages: tuple[str, ...] = ()
     """pip's requirement lines, put in at start from `package_index`."""
     package_index: str = ""
-    secrets: tuple[str, ...] = ()
-    """Names of the secrets it reads as files."""
+    secrets: tuple[SecretFile, ...] = ()
+    """The secrets it reads, their references resolved; its machine identity left out."""
     member_of: InstanceKey | None = None
     """The instance this is a further member of; None for the first member, which bears its name."""
     role: str = ""
@@ -172,6 +172,14 @@ class Guards(Budget):
 
 
 @dataclass(frozen=True)
+class KeyWish:
+    """The version of a signing key that should sign; those below `min_version` are to go now."""
+
+    version: int
+    min_version: int = 1
+
+
+@dataclass(frozen=True)
 class Target:
     """An instance and the workload its renderer wrote for it."""
 
@@ -193,3 +201,5 @@ class Desired:
     held: Mapping[InstanceKey, str] = field(default_factory=dict)
     suspended: Mapping[str, Term] = field(default_factory=dict)
     """`tenant/project` → why nothing may happen there; also to what its files no longer name."""
+    keys: Mapping[str, KeyWish] = field(default_factory=dict)
+    """By the name of a signing key; one that is not in here is left as it is."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from node_agent.wire import Inventory, Phase, Stray, WorkloadReport
+from node_agent.wire import ConfigSeen, Inventory, Phase, Stray, WorkloadReport
 from reconciler.core.names import ArtifactKey, InstanceKey, content_hash
 
 T = TypeVar("T")
@@ -23,6 +23,16 @@ class Unknown:
 
     code: str
     reason: str
+
+
+@dataclass(frozen=True)
+class NodeUnknown(Unknown):
+    """A node that joined, and of which nobody knows how it is now. `silent_ms`: since it was last
+    heard of, or joined; `config`: the NodeConfig in force there by its last word.
+    """
+
+    silent_ms: int = 0
+    config: ConfigSeen | None = None
 
 
 Seen = Known[T] | Unknown
@@ -51,16 +61,32 @@ class NodeSeen:
     strays: tuple[Stray, ...] = ()
     refusal: str = ""
     """Why it takes no task at all, code and message; empty when it does."""
+    config: ConfigSeen | None = None
+    """The NodeConfig in force there; None: its agent knows of none."""
+    heard_for_ms: int = 0
+    """For how long its reports kept coming: so long at least, there was somebody to take them."""
 
 
 @dataclass(frozen=True)
 class Observed:
+    """`secrets`: by path, whether there is one. `keys`: by name, the versions of signing keys that
+    are not retired, oldest first. `key_ids`: those of the key of tasks, by the id that envelopes
+    name them by.
+    """
+
     artifacts: Mapping[ArtifactKey, Seen[ArtifactSeen]] = field(default_factory=dict)
     nodes: Mapping[str, Seen[NodeSeen]] = field(default_factory=dict)
+    secrets: Mapping[str, Seen[bool]] = field(default_factory=dict)
+    keys: Mapping[str, Seen[tuple[int, ...]]] = field(default_factory=dict)
+    key_ids: Mapping[str, int] = field(default_factory=dict)
 
     def artifact(self, key: ArtifactKey) -> Seen[ArtifactSeen]:
         found = self.artifacts.get(key)
         return Unknown("not_observed", f"{key} was not looked up") if found is None else found
+
+    def secret(self, path: str) -> Seen[bool]:
+        found = self.secrets.get(path)
+        return Unknown("not_observed", "it was not looked for") if found is None else found
 
     def node(self, name: str) -> Seen[NodeSeen]:
         found = self.nodes.get(name)
@@ -89,7 +115,11 @@ class Observed:
             str(key): seen.code if isinstance(seen, Unknown) else seen.value.exists
             for key, seen in sorted(self.artifacts.items())
         }
-        return content_hash("observed", nodes, artifacts)
+        secrets = {
+            path: seen.code if isinstance(seen, Unknown) else seen.value
+            for path, seen in sorted(self.secrets.items())
+        }
+        return content_hash("observed", nodes, artifacts, secrets)
 
 
 def is_there(seen: Seen[WorkloadReport | None]) -> bool:

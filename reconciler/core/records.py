@@ -109,7 +109,9 @@ class InstanceRecord:
     depends_on: tuple[InstanceKey, ...] = ()
     """By its newest manifest, so that removal can go backwards when that is gone."""
     secrets: tuple[str, ...] = ()
-    """Names of all secrets that any of its versions reads, until its teardown is proved."""
+    """All secrets that any of its versions reads, as `SecretFile.asked`, until its teardown is
+    proved.
+    """
     approved: str = ""
     """The id of an action that a person applied while something else still held it."""
     approved_removals: str = ""
@@ -169,9 +171,17 @@ class Intent:
     detail: str = ""
 
 
+REPORT_GAP_MAX_MS = 60_000
+"""Agents report more often than that, and after a failure try again sooner."""
+
+
 @dataclass(frozen=True)
 class EnrolledNode:
-    """A node that joined: its agent's public key and the last report it signed, if any."""
+    """A node that joined: its agent's public key and the last report it signed, if any.
+
+    Of a revoked one nothing is believed. `certificate_serial` is that of its newest certificate.
+    `heard_since_ms`: from then on no two reports were further apart than REPORT_GAP_MAX_MS.
+    """
 
     name: str
     public_key: str
@@ -180,6 +190,11 @@ class EnrolledNode:
     reported_at_ms: int | None = None
     report_seq: int = 0
     last_task_seq: int = 0
+    revoked_at_ms: int | None = None
+    revoked_reason: str = ""
+    certificate_serial: str = ""
+    certificate_ends_at_ms: int | None = None
+    heard_since_ms: int | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ WORKLOADS = st.builds(
     readiness=st.builds(Readiness, probe=PROBES),
     labels=st.dictionaries(TEXT, TEXT, max_size=2),
     packages=st.none() | st.builds(Packages, index_url=TEXT, requirements=st.just(("a==1",))),
-    secrets=st.lists(st.just(SecretFile(name="token")), max_size=1).map(tuple),
+    secrets=st.lists(
+        st.builds(SecretFile, name=st.just("token"), source=TEXT, env=TEXT), max_size=2
+    ).map(tuple),
 )
 
 
@@ -75,6 +77,10 @@ def by_model_dump(workload: Workload) -> str:
     for port in document["ports"]:
         if port["address"] is None:
             del port["address"]
+    for secret in document.get("secrets", ()):
+        for field in ("source", "env"):
+            if not secret[field]:
+                del secret[field]
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
