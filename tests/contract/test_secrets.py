@@ -1,265 +1,344 @@
-"""SecretStore: one suite for the fake and the local store, then what only files can get wrong."""
+"""SecretStore: one suite for the fake, the local store and a real Vault."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from node_agent.envelope import seal, unseal
 from node_agent.wire import key_id
 from reconciler.adapters.secrets_local import LocalSecrets
+from reconciler.core.custody.paths import join_secret, project_secret
 from reconciler.core.names import InstanceKey, secret_path
+from reconciler.custody.signing import newest_verifier, sealed
 from reconciler.errors import Refused
-from reconciler.ports import Secret
+from reconciler.ports import PublicKey, Secret, SecretStore
+from tests.fakes.clock import FakeClock
 from tests.fakes.secrets import FakeSecrets
 
-
-@pytest.fixture(params=["fake", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return FakeSecrets() if request.param == "fake" else LocalSecrets(tmp_path / "secrets")
-
-
-def test_a_key_is_made_once(store: Any) -> None:
-    first = store.ensure_signing_key("tasks")
-    assert store.ensure_signing_key("tasks") == first
-    assert store.verifier_keys("tasks") == (first,)
-    assert first.version == 1
-    assert first.key_id == key_id(first.public_key)
-    assert store.ensure_signing_key("tokens").key_id != first.key_id
+TOKEN = "instances/n1/a/b/c/token"
+HF = project_secret("acme", "lab", "hf-token")
+JOIN = join_secret("node-1", "7")
+WRAP_S = 2
 
 
-def test_what_it_signs_verifies(store: Any) -> None:
-    key = store.ensure_signing_key("tasks")
-    envelope = seal(b"{}", "text/x", key.key_id, lambda pae: store.sign("tasks", pae).signature)
-    raw = json.dumps(envelope).encode()
-    assert unseal(raw, "text/x", store.verifier_keys("tasks")) == (b"{}", key)
+@dataclass
+class Custody:
+    """A store, and how to let time go by."""
+
+    store: SecretStore
+    wait: Callable[[float], None]
 
 
-def test_rotation_adds_a_version_that_signs(store: Any) -> None:
-    first = store.ensure_signing_key("tasks")
-    second = store.rotate("tasks")
-    assert (first.version, second.version) == (1, 2)
-    assert store.verifier_keys("tasks") == (first, second)
-    assert store.ensure_signing_key("tasks") == second
-    signed = store.sign("tasks", b"message")
-    assert (signed.key, len(signed.signature)) == (second, 64)
+@pytest.fixture(params=["fake", "local", "vault"])
+def custody(request: pytest.FixtureRequest, tmp_path: Path) -> Custody:
+    clock = FakeClock()
+
+    def wait(seconds: float) -> None:
+        clock.advance(int(seconds * 1000))
+
+    if request.param == "fake":
+        return Custody(FakeSecrets(clock), wait)
+    if request.param == "local":
+        return Custody(LocalSecrets(tmp_path / "secrets", clock=clock), wait)
+    return Custody(request.getfixturevalue("vault_secrets"), time.sleep)
 
 
-def test_signing_without_a_key_is_refused(store: Any) -> None:
-    assert store.verifier_keys("none") == ()
-    with pytest.raises(Refused, match="no_signing_key: there is no signing key 'none'"):
-        store.sign("none", b"")
+@pytest.fixture
+def store(custody: Custody) -> SecretStore:
+    return custody.store
 
 
-def test_secrets_are_kept_by_path(store: Any) -> None:
-    assert store.read("apps/acme") is None
-    store.write("apps/acme", Secret("one"))
-    store.write("apps/acme/token", Secret("zwei ä"))
-    store.write("apps/acme", Secret("three"))
-    assert store.read("apps/acme") == Secret("three")
-    assert store.read("apps/acme/token") == Secret("zwei ä")
+def verifies(public: PublicKey, signature: bytes, message: bytes) -> bool:
+    key = load_pem_public_key(public.pem.encode())
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, message)
+        else:
+            assert isinstance(key, ec.EllipticCurvePublicKey)
+            assert isinstance(key.curve, ec.SECP256R1)
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["", "/", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b", "a b", "-a", "ä", "x" * 401],
-)
-def test_a_path_that_is_none_is_refused(store: Any, path: str) -> None:
-    with pytest.raises(Refused, match="secret_path_refused"):
-        store.read(path)
-    with pytest.raises(Refused, match="secret_path_refused"):
-        store.write(path, Secret("x"))
-    with pytest.raises(Refused, match="secret_path_refused"):
-        store.ensure(path, Secret("x"))
-    with pytest.raises(Refused, match="secret_path_refused"):
-        store.delete(path)
+class TestKeys:
+    @pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256"])
+    def test_one_is_made_once(self, store: SecretStore, kind: str) -> None:
+        first = store.ensure_signing_key("artifacts", kind)  # type: ignore[arg-type]
+        assert (first.name, first.kind, first.version) == ("artifacts", kind, 1)
+        assert store.ensure_signing_key("artifacts", kind) == first  # type: ignore[arg-type]
+        assert store.public_keys("artifacts") == (first,)
+        assert store.public_keys("none") == ()
 
-
-def test_a_secret_is_made_once(store: Any) -> None:
-    assert store.ensure("instances/n1/a/b/c/token", Secret("first")) == Secret("first")
-    assert store.ensure("instances/n1/a/b/c/token", Secret("second")) == Secret("first")
-    assert store.read("instances/n1/a/b/c/token") == Secret("first")
-
-
-def test_of_several_who_make_one_at_once_all_get_the_same(store: Any) -> None:
-    def ensure(number: int) -> str:
-        return str(store.ensure("a/token", Secret(f"value {number}")).reveal())
-
-    with ThreadPoolExecutor(8) as pool:
-        values = set(pool.map(ensure, range(16)))
-    assert len(values) == 1
-    assert values == {store.read("a/token").reveal()}
-
-
-def test_a_deleted_secret_is_gone_and_no_other(store: Any) -> None:
-    for path in ("a", "a/b", "a/bc"):
-        store.write(path, Secret(path))
-    store.delete("a")
-    store.delete("a")
-    store.delete("never/was")
-    assert store.read("a") is None
-    assert (store.read("a/b"), store.read("a/bc")) == (Secret("a/b"), Secret("a/bc"))
-    store.delete("a/b")
-    assert store.ensure("a/b", Secret("anew")) == Secret("anew")
-
-
-def test_the_longest_names_there_are_make_a_path(store: Any) -> None:
-    path = secret_path("n" * 63, InstanceKey("/".join(["t" * 63] * 3)), "s" * 63)
-    store.write(path, Secret("long"))
-    store.write(path[:-1], Secret("shorter"))
-    assert store.ensure(path, Secret("other")) == Secret("long")
-    store.delete(path)
-    assert (store.read(path), store.read(path[:-1])) == (None, Secret("shorter"))
-
-
-@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 64, "a\n"])
-def test_a_key_name_that_is_none_is_refused(store: Any, name: str) -> None:
-    for act in (store.ensure_signing_key, store.rotate, store.verifier_keys):
-        with pytest.raises(Refused, match="key_name_refused"):
-            act(name)
-
-
-def test_all_is_there_after_a_restart_and_only_for_us(tmp_path: Path) -> None:
-    folder = tmp_path / "secrets"
-    store = LocalSecrets(folder)
-    key = store.ensure_signing_key("tasks")
-    store.write("a/b", Secret("hunter2-and-more"))
-    again = LocalSecrets(folder)
-    assert again.verifier_keys("tasks") == (key,)
-    assert again.read("a/b") == Secret("hunter2-and-more")
-    for path in [folder, *folder.rglob("*")]:
-        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
-        assert path.is_dir() or b"hunter2" not in path.read_bytes()
-    assert b"ENCRYPTED PRIVATE KEY" in (folder / "keys" / "tasks" / "1.pem").read_bytes()
-
-
-def _expose_folder(folder: Path) -> None:
-    folder.chmod(0o750)
-
-
-def _expose_key(folder: Path) -> None:
-    (folder / "key").chmod(0o644)
-
-
-def _lose_key(folder: Path) -> None:
-    (folder / "key").unlink()
-
-
-def _other_key(folder: Path) -> None:
-    other = LocalSecrets(folder.parent / "other")
-    other.write("x", Secret("y"))
-    os.replace(folder.parent / "other" / "key", folder / "key")
-
-
-def _broken_key(folder: Path) -> None:
-    (folder / "key").write_bytes(b"not a key")
-
-
-def _swapped(folder: Path) -> None:
-    LocalSecrets(folder).write("b", Secret("other"))
-    os.replace(folder / "secrets" / "b", folder / "secrets" / "a")
-
-
-def _linked(folder: Path) -> None:
-    os.replace(folder / "secrets" / "a", folder.parent / "elsewhere")
-    (folder / "secrets" / "a").symlink_to(folder.parent / "elsewhere")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (_expose_folder, "secrets_exposed: others may reach it .mode 750.* .chmod 700"),
-        (_expose_key, "secrets_exposed: others may reach it .mode 644.* .chmod 600"),
-        (_lose_key, "secrets_key_lost: the key file is gone.*put the key file back"),
-        (_other_key, "secrets_key_wrong: it does not open with this key file"),
-        (_broken_key, "secrets_key_wrong: it does not open with this key file"),
-        (_swapped, "secret_moved: the file holds the secret of another path"),
-        (_linked, "secrets_io: Too many levels of symbolic links"),
-    ],
-)
-def test_a_folder_that_is_not_in_order_is_refused(
-    change: Callable[[Path], None], said: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "secrets"
-    LocalSecrets(folder).write("a", Secret("hunter2"))
-    change(folder)
-    with pytest.raises(Refused, match=said) as caught:
-        LocalSecrets(folder).read("a")
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_signing_key_under_another_key_file_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "secrets"
-    LocalSecrets(folder).ensure_signing_key("tasks")
-    _other_key(folder)
-    with pytest.raises(Refused, match=r"secrets_key_wrong.*same backup"):
-        LocalSecrets(folder).sign("tasks", b"x")
-
-
-def test_a_folder_lost_under_a_running_process_is_not_filled_anew(tmp_path: Path) -> None:
-    """A new key sealed with the old key file beside a new one would be of no use to anybody."""
-    folder = tmp_path / "secrets"
-    store = LocalSecrets(folder)
-    key = store.ensure_signing_key("tasks")
-    folder.rename(tmp_path / "away")
-    LocalSecrets(folder)
-    with pytest.raises(Refused, match=r"signing_key_lost.*put the folder back"):
+    def test_of_another_kind_it_is_refused(self, store: SecretStore) -> None:
         store.ensure_signing_key("tasks")
-    assert not (folder / "keys").exists()
-    assert LocalSecrets(folder).ensure_signing_key("tasks") != key
+        store.ensure_signing_key("artifacts", "ecdsa-p256")
+        with pytest.raises(Refused, match=r"tasks: wrong_key_type: it is no ecdsa-p256 key"):
+            store.ensure_signing_key("tasks", "ecdsa-p256")
+        with pytest.raises(Refused, match=r"artifacts: wrong_key_type: it is no ed25519 key"):
+            store.ensure_signing_key("artifacts")
+        with pytest.raises(Refused, match="wrong_key_type"):
+            store.verifier_keys("artifacts")
+
+    @pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256"])
+    def test_what_it_signs_verifies(self, store: SecretStore, kind: str) -> None:
+        public = store.ensure_signing_key("artifacts", kind)  # type: ignore[arg-type]
+        signed = store.sign("artifacts", b"message")
+        assert signed.version == 1
+        assert verifies(public, signed.signature, b"message")
+        assert not verifies(public, signed.signature, b"another")
+
+    def test_an_envelope_by_it_opens(self, store: SecretStore) -> None:
+        assert store.verifier_keys("tasks") == ()
+        key = newest_verifier(store, "tasks")
+        assert store.verifier_keys("tasks") == (key,)
+        assert key.key_id == key_id(key.public_key)
+        made = seal(b"{}", "text/x", key.key_id, lambda pae: store.sign("tasks", pae).signature)
+        for envelope in (made, sealed(store, "tasks", b"{}", "text/x")):
+            raw = json.dumps(envelope).encode()
+            assert unseal(raw, "text/x", store.verifier_keys("tasks")) == (b"{}", key)
+        assert newest_verifier(store, "tokens").key_id != key.key_id
+
+    @pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256"])
+    def test_rotation_adds_a_version_that_signs(self, store: SecretStore, kind: str) -> None:
+        first = store.ensure_signing_key("artifacts", kind)  # type: ignore[arg-type]
+        second = store.rotate("artifacts")
+        assert (second.version, second.kind) == (2, kind)
+        assert store.public_keys("artifacts") == (first, second)
+        assert store.ensure_signing_key("artifacts", kind) == second  # type: ignore[arg-type]
+        newest, older = store.sign("artifacts", b"m"), store.sign("artifacts", b"m", 1)
+        assert (newest.version, older.version) == (2, 1)
+        assert verifies(second, newest.signature, b"m")
+        assert verifies(first, older.signature, b"m")
+        assert not verifies(second, older.signature, b"m")
+
+    def test_a_retired_version_is_none_any_more(self, store: SecretStore) -> None:
+        store.ensure_signing_key("tasks")
+        store.rotate("tasks")
+        third = store.rotate("tasks")
+        store.retire("tasks", 3)
+        store.retire("tasks", 3)
+        store.retire("tasks", 1)  # Never back.
+        assert store.public_keys("tasks") == (third,)
+        assert [key.version for key in store.verifier_keys("tasks")] == [3]
+        for version in (1, 2, 4, 0):
+            with pytest.raises(Refused, match=f"tasks: key_version_unknown: .* version {version}"):
+                store.sign("tasks", b"m", version)
+        assert verifies(third, store.sign("tasks", b"m", 3).signature, b"m")
+        assert store.rotate("tasks").version == 4
+
+    def test_the_newest_is_never_retired(self, store: SecretStore) -> None:
+        store.ensure_signing_key("tasks")
+        with pytest.raises(Refused, match="key_version_unknown"):
+            store.retire("tasks", 2)
+        assert store.sign("tasks", b"m").version == 1
+
+    def test_without_a_key_nothing_is_signed(self, store: SecretStore) -> None:
+        said = "no_signing_key: there is no signing key 'none'"
+        with pytest.raises(Refused, match=said):
+            store.sign("none", b"")
+        with pytest.raises(Refused, match=said):
+            store.rotate("none")
+        with pytest.raises(Refused, match=said):
+            store.retire("none", 1)
+
+    @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "a" * 64, "a\n"])
+    def test_a_name_that_is_none_is_refused(self, store: SecretStore, name: str) -> None:
+        for act in (
+            store.ensure_signing_key,
+            store.public_keys,
+            store.verifier_keys,
+            store.rotate,
+            lambda it: store.retire(it, 1),
+            lambda it: store.sign(it, b""),
+        ):
+            with pytest.raises(Refused, match="key_name_refused"):
+                act(name)
 
 
-def test_the_key_file_may_be_kept_elsewhere(tmp_path: Path) -> None:
-    store = LocalSecrets(tmp_path / "secrets", tmp_path / "apart")
-    store.write("a", Secret("b"))
-    assert not (tmp_path / "secrets" / "key").exists()
-    assert LocalSecrets(tmp_path / "secrets", tmp_path / "apart").read("a") == Secret("b")
+class TestSecrets:
+    def test_they_are_kept_by_path(self, store: SecretStore) -> None:
+        assert store.read("tenants/acme") is None
+        store.write("tenants/acme", Secret("one"))
+        store.write("tenants/acme/token", Secret("zwei ä\n"))
+        store.write("tenants/acme", Secret("three"))
+        assert store.read("tenants/acme") == Secret("three")
+        assert store.read("tenants/acme/token") == Secret("zwei ä\n")
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "", "/", "/ci", "ci/", "ci//b", "..", "ci/../b", "./ci", "ci\0b", "ci b", "-a", "ä",
+            "ci/" + "x" * 398, "elsewhere/x", "kv/data/ci/x", "runtime/x", "CI/x",
+        ],
+    )  # fmt: skip
+    def test_a_path_that_is_none_is_refused(self, store: SecretStore, path: str) -> None:
+        for act in (
+            store.read,
+            store.seen,
+            store.paths,
+            store.delete,
+            lambda it: store.write(it, Secret("x")),
+            lambda it: store.ensure(it, Secret("x")),
+            lambda it: store.wrap(it, WRAP_S),
+            lambda it: store.unwrap(Secret("x"), it),
+        ):
+            with pytest.raises(Refused, match="secret_path_refused"):
+                act(path)
+
+    def test_one_is_made_once(self, store: SecretStore) -> None:
+        assert store.ensure(TOKEN, Secret("first")) == Secret("first")
+        assert store.ensure(TOKEN, Secret("second")) == Secret("first")
+        assert store.read(TOKEN) == Secret("first")
+
+    def test_of_several_who_make_one_at_once_all_get_the_same(self, store: SecretStore) -> None:
+        def ensure(number: int) -> Secret:
+            return store.ensure(TOKEN, Secret(f"value {number}"))
+
+        with ThreadPoolExecutor(8) as pool:
+            values = {found.reveal() for found in pool.map(ensure, range(16))}
+        kept = store.read(TOKEN)
+        assert kept is not None
+        assert values == {kept.reveal()}
+
+    def test_a_deleted_one_is_gone_and_no_other(self, store: SecretStore) -> None:
+        for path in ("ci/a", "ci/a/b", "ci/a/bc"):
+            store.write(path, Secret(path))
+        store.delete("ci/a")
+        store.delete("ci/a")
+        store.delete("ci/never/was")
+        assert store.read("ci/a") is None
+        assert store.read("ci/a/b") == Secret("ci/a/b")
+        assert store.read("ci/a/bc") == Secret("ci/a/bc")
+        store.delete("ci/a/b")
+        assert store.ensure("ci/a/b", Secret("anew")) == Secret("anew")
+
+    def test_the_longest_names_there_are_make_a_path(self, store: SecretStore) -> None:
+        path = secret_path("n" * 63, InstanceKey("/".join(["t" * 63] * 3)), "s" * 63)
+        store.write(path, Secret("long"))
+        store.write(path[:-1], Secret("shorter"))
+        assert store.ensure(path, Secret("other")) == Secret("long")
+        assert store.paths("instances") == (path[:-1], path)
+        store.delete(path)
+        assert (store.read(path), store.read(path[:-1])) == (None, Secret("shorter"))
+
+    def test_one_too_large_is_refused(self, store: SecretStore) -> None:
+        for act in (store.write, store.ensure):
+            with pytest.raises(Refused, match=f"{HF}: secret_too_large: more than 65536 bytes"):
+                act(HF, Secret("x" * 65_537))
+        store.write(HF, Secret("x" * 65_536))
+        assert store.read(HF) == Secret("x" * 65_536)
+
+    def test_each_write_is_seen(self, custody: Custody) -> None:
+        store = custody.store
+        assert store.seen(HF) is None
+        store.ensure(HF, Secret("one"))
+        first = store.seen(HF)
+        store.ensure(HF, Secret("not this"))
+        assert store.seen(HF) == first
+        custody.wait(0.01)
+        store.write(HF, Secret("two"))
+        second = store.seen(HF)
+        assert first is not None
+        assert second is not None
+        assert (first.version, second.version) == (1, 2)
+        assert second.changed_at_ms > first.changed_at_ms
+
+    def test_one_made_anew_begins_at_version_1(self, store: SecretStore) -> None:
+        store.write(HF, Secret("one"))
+        store.write(HF, Secret("two"))
+        store.delete(HF)
+        assert store.seen(HF) is None
+        store.write(HF, Secret("three"))
+        seen = store.seen(HF)
+        assert seen is not None
+        assert seen.version == 1
+
+    def test_paths_are_those_below(self, store: SecretStore) -> None:
+        for path in ("ssh/acme", "ssh/acme/lab/v1", "ssh/acme/lab/v2", "ssh/acme-2/x", "ci/x"):
+            store.write(path, Secret("x"))
+        assert store.paths("ssh/acme") == ("ssh/acme/lab/v1", "ssh/acme/lab/v2")
+        assert store.paths("ssh") == (
+            "ssh/acme", "ssh/acme-2/x", "ssh/acme/lab/v1", "ssh/acme/lab/v2",
+        )  # fmt: skip
+        store.delete("ci/x")
+        assert store.paths("ci") == store.paths("joins") == store.paths("ssh/none") == ()
 
 
-def test_a_secret_too_large_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="secret_too_large: more than 65536 bytes"):
-        LocalSecrets(tmp_path / "s").write("a", Secret("x" * 70_000))
+class TestWrapping:
+    def test_the_value_goes_to_the_first_who_asks(self, store: SecretStore) -> None:
+        store.write(JOIN, Secret("hand this over"))
+        wrapped = store.wrap(JOIN, 60)
+        assert wrapped.token.reveal() not in repr(wrapped)
+        assert store.unwrap(wrapped.token, JOIN) == Secret("hand this over")
+        with pytest.raises(Refused, match=f"{JOIN}: wrap_spent: .*replace the secret") as caught:
+            store.unwrap(wrapped.token, JOIN)
+        assert wrapped.token.reveal() not in str(caught.value)
+        assert store.read(JOIN) == Secret("hand this over")
 
+    def test_it_is_the_value_of_that_moment(self, store: SecretStore) -> None:
+        store.write(JOIN, Secret("one"))
+        first = store.wrap(JOIN, 60)
+        store.write(JOIN, Secret("two"))
+        second = store.wrap(JOIN, 60)
+        store.delete(JOIN)
+        assert store.unwrap(second.token, JOIN) == Secret("two")
+        assert store.unwrap(first.token, JOIN) == Secret("one")
 
-def test_a_deleted_secret_leaves_no_file(tmp_path: Path) -> None:
-    store = LocalSecrets(tmp_path / "s")
-    store.ensure("instances/n1/a/b/c/token", Secret("hunter2"))
-    store.delete("instances/n1/a/b/c/token")
-    assert list((tmp_path / "s" / "secrets").iterdir()) == []
+    def test_of_several_at_once_one_gets_it(self, store: SecretStore) -> None:
+        store.write(JOIN, Secret("once"))
+        token = store.wrap(JOIN, 60).token
 
+        def unwrap(_: int) -> str:
+            try:
+                return str(store.unwrap(token, JOIN).reveal())
+            except Refused as refused:
+                return refused.code
 
-ENSURE = """
-import sys
-from pathlib import Path
-from reconciler.adapters.secrets_local import LocalSecrets
-sys.stdin.read()
-print(LocalSecrets(Path(sys.argv[1])).ensure_signing_key("tasks").key_id)
-"""
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(unwrap, range(8))) == ["once", *["wrap_spent"] * 7]
 
+    def test_a_token_for_another_secret_is_not_spent(self, store: SecretStore) -> None:
+        for path in (JOIN, HF):
+            store.write(path, Secret(path))
+        token = store.wrap(HF, 60).token
+        for _ in range(2):
+            with pytest.raises(Refused, match=f"{JOIN}: wrap_foreign: this token does not hold"):
+                store.unwrap(token, JOIN)
+        assert store.unwrap(token, HF) == Secret(HF)
 
-def test_processes_that_ask_at_once_get_one_key(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ENSURE, str(tmp_path / "secrets")],
-            cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )
-        for _ in range(4)
-    ]  # fmt: skip
-    outputs = set()
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.stdin = None
-    for process in processes:
-        outputs.add(process.communicate(timeout=60)[0])
-        assert process.returncode == 0
-    assert len(outputs) == 1
-    assert len(LocalSecrets(tmp_path / "secrets").verifier_keys("tasks")) == 1
+    @pytest.mark.parametrize(
+        "token", ["", "never given", "../key", "x" * 5000, "\0\n", "ä", "\ud800x"]
+    )
+    def test_what_was_never_given_is_spent(self, store: SecretStore, token: str) -> None:
+        store.write(JOIN, Secret("x"))
+        store.wrap(JOIN, 60)
+        with pytest.raises(Refused, match="wrap_spent"):
+            store.unwrap(Secret(token), JOIN)
+
+    def test_it_ends(self, custody: Custody) -> None:
+        store = custody.store
+        store.write(JOIN, Secret("x"))
+        wrapped, again = store.wrap(JOIN, WRAP_S), store.wrap(JOIN, 3600)
+        assert wrapped.expires_at_ms < again.expires_at_ms
+        custody.wait(WRAP_S + 1)
+        with pytest.raises(Refused, match="wrap_spent"):
+            store.unwrap(wrapped.token, JOIN)
+        assert store.unwrap(again.token, JOIN) == Secret("x")
+
+    def test_of_what_is_not_there_nothing_is_handed_over(self, store: SecretStore) -> None:
+        with pytest.raises(Refused, match=f"{JOIN}: no_secret: there is no such secret"):
+            store.wrap(JOIN, 60)
