@@ -1,8 +1,9 @@
 """Services that several tests share, each started once a session and always ended.
 
 A test that needs one is marked `real` by asking for its fixture. Under xdist all of them run on one
-worker, so that there is one Docker and one registry, while the others run the rest. Where a service
-can't be had the test fails: a suite that skips what matters would pass on any machine.
+worker, so that there is one Docker and one registry, while the others run the rest. A Vault takes a
+second and little memory: every worker that needs one has its own. Where a service can't be had the
+test fails: a suite that skips what matters would pass on any machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from hypothesis import settings
 from node_agent.wire import Image
 from reconciler.devkit import images, services
 from tests.services.slots import service_slot
+from tests.services.vault_place import VaultPlace, vault_place
+from tests.services.vault_server import OtherVault, VaultServer, other_vault
 
 REAL_FIXTURES = {"service_root", "docker_host", "registry_endpoint", "site_image", "demo_image"}
 DEMO_REPOSITORY = "gpuaas/apps/research/site"
@@ -94,6 +97,24 @@ def site_image(registry_endpoint: str) -> Callable[[str], Image]:
         )
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def vault() -> Iterator[VaultServer | OtherVault]:
+    """A Vault that all tests of this worker share, each in a place of its own."""
+    other = other_vault()
+    if other is not None:
+        yield other
+        return
+    with service_slot() as slot, VaultServer.start(slot / "vault") as server:
+        yield server
+
+
+@pytest.fixture
+def own_vault(vault: VaultServer | OtherVault, tmp_path: Path) -> Iterator[VaultPlace]:
+    """Set up as `gpuaas vault bootstrap` does it, for this test alone."""
+    with vault_place(vault, tmp_path) as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def start_sshd(
 
 def stop_leftovers(root: Path) -> None:
     """Ends whatever services an earlier run left under `root`, and only those."""
-    for name in ("registry", "sshd"):
+    for name in ("registry", "sshd", "vault"):
         process.end_leftover(name, root.resolve())
     stop_dockerd_leftover(root)
 
