@@ -6,7 +6,7 @@ Rules: every function gets the open connection of its caller's transaction and n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -231,7 +231,9 @@ def to_node(row: Row[Any]) -> EnrolledNode:
 
 
 def enrol(connection: Connection, name: str, public_key: str, now_ms: int) -> EnrolledNode:
-    """Task numbers go on. What the key before signed is dropped with that key."""
+    """Task numbers go on. What the key before signed is dropped with that key, and that it was
+    revoked.
+    """
     table = tables.nodes
     new_id = key_id(public_key)
     owner = select(table.c.name).where(table.c.key_id == new_id, table.c.name != name)
@@ -242,12 +244,42 @@ def enrol(connection: Connection, name: str, public_key: str, now_ms: int) -> En
             where=name,
             hint="delete the agent's copied state folder and join again: a key is for one node",
         )
-    query = select(table).where(table.c.name == name).with_for_update()
-    known = connection.execute(query).one_or_none()
+    known = locked_node(connection, name)
     fresh = EnrolledNode(name, public_key, now_ms)
     if known is not None and known.public_key == public_key:
-        fresh = to_node(known)
+        if known.revoked_at_ms is not None:
+            raise Refused(
+                "key_revoked",
+                "this agent key was revoked",
+                where=name,
+                hint="delete the agent's state folder and join again: it makes a new key",
+            )
+        # What its agent knew then, it may have lost since.
+        fresh = replace(known, report_json=None, reported_at_ms=None, heard_since_ms=None)
     elif known is not None:
         fresh = EnrolledNode(name, public_key, now_ms, last_task_seq=known.last_task_seq)
     upsert(connection, table.c.name, [{**asdict(fresh), "key_id": new_id}])
     return fresh
+
+
+def locked_node(connection: Connection, name: str) -> EnrolledNode | None:
+    """The node, which nobody else changes until this transaction ends."""
+    query = select(tables.nodes).where(tables.nodes.c.name == name).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return to_node(row) if row is not None else None
+
+
+def known_node(connection: Connection, name: str) -> EnrolledNode:
+    """The same; Refused for a node that never joined."""
+    node = locked_node(connection, name)
+    if node is None:
+        hint = "see `gpuaas node list` for those that did"
+        raise Refused("no_such_node", "no node of that name has joined", where=name, hint=hint)
+    return node
+
+
+def drop_join_tokens(connection: Connection, node: str) -> None:
+    """Those that were not used yet: whoever has one would be let in by it."""
+    table = tables.join_tokens
+    unused = table.c.used_at_ms.is_(None)
+    connection.execute(delete(table).where(table.c.node == node, unused))

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 """Of the newest migration; a test holds the two together."""
 
 metadata = MetaData()
@@ -128,6 +128,11 @@ nodes = Table(
     Column("reported_at_ms", BigInteger, nullable=True),
     Column("report_seq", BigInteger, nullable=False),
     Column("last_task_seq", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger, nullable=True),
+    Column("revoked_reason", Text, nullable=False, server_default=""),
+    Column("certificate_serial", Text, nullable=False, server_default=""),
+    Column("certificate_ends_at_ms", BigInteger, nullable=True),
+    Column("heard_since_ms", BigInteger, nullable=True),
     UniqueConstraint("key_id", name="nodes_key_id"),
 )
 

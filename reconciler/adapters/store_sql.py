@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
@@ -41,12 +42,14 @@ from reconciler.adapters.store_rows import (
     UNSETTLED,
     accepted_objects,
     delete_where,
+    drop_join_tokens,
     edition,
     enrol,
     insert_events,
     insert_intents,
     instance_records,
     intents_query,
+    known_node,
     next_edition,
     refuse_unless_leading,
     refused_changes,
@@ -60,6 +63,7 @@ from reconciler.adapters.store_rows import (
 )
 from reconciler.core.names import InstanceKey, Revision, member_key
 from reconciler.core.records import (
+    REPORT_GAP_MAX_MS,
     Accepted,
     AuditEntry,
     AuditRow,
@@ -353,6 +357,33 @@ class SqlStore:
     def node_by_key(self, key_id: str) -> EnrolledNode | None:
         return self._one_node(tables.nodes.c.key_id, key_id)
 
+    def revoke_node(
+        self, name: str, reason: str, now_ms: int, audit: Sequence[AuditEntry] = ()
+    ) -> EnrolledNode:
+        table = tables.nodes
+        with self._write() as connection:
+            known = known_node(connection, name)
+            drop_join_tokens(connection, name)
+            if known.revoked_at_ms is not None:
+                return known
+            revoked = update(table).where(table.c.name == name)
+            connection.execute(revoked.values(revoked_at_ms=now_ms, revoked_reason=reason))
+            append_audit(connection, audit)
+            return replace(known, revoked_at_ms=now_ms, revoked_reason=reason)
+
+    def forget_node(self, name: str, audit: Sequence[AuditEntry] = ()) -> None:
+        with self._write() as connection:
+            known_node(connection, name)
+            drop_join_tokens(connection, name)
+            delete_where(connection, tables.nodes.c.name, [name])
+            append_audit(connection, audit)
+
+    def save_certificate(self, name: str, serial: str, ends_at_ms: int) -> None:
+        table = tables.nodes
+        newest = {"certificate_serial": serial, "certificate_ends_at_ms": ends_at_ms}
+        with self._write() as connection:
+            connection.execute(update(table).where(table.c.name == name).values(newest))
+
     def _one_node(self, column: Column[Any], value: str) -> EnrolledNode | None:
         with self._read() as connection:
             row = connection.execute(select(tables.nodes).where(column == value)).one_or_none()
@@ -366,12 +397,15 @@ class SqlStore:
         highest = case(
             (table.c.last_task_seq > last_task_seq, table.c.last_task_seq), else_=last_task_seq
         )
+        unbroken = table.c.reported_at_ms >= now_ms - REPORT_GAP_MAX_MS
+        heard_since = case((unbroken, func.coalesce(table.c.heard_since_ms, now_ms)), else_=now_ms)
         statement = (
             update(table)
             .where(table.c.name == node, table.c.report_seq < report_seq)
             .values(
                 report_json=report_json,
                 reported_at_ms=now_ms,
+                heard_since_ms=heard_since,
                 report_seq=report_seq,
                 last_task_seq=highest,
             )

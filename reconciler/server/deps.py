@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import anyio.to_thread
 
@@ -87,13 +87,18 @@ class Signal:
 
 
 class Beat(Protocol):
-    """How long ago the loop went round, and whether it makes the passes or stands by."""
+    """How long ago the loop went round, whether it makes the passes or stands by, and whether
+    custody answered it.
+    """
 
     @property
     def age_s(self) -> float: ...
 
     @property
     def leading(self) -> bool: ...
+
+    @property
+    def custody_up(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ class ServerDeps:
 
     `task_key` names the signing key of tasks in the secret store. `snapshot` gives a signed
     snapshot to plan offline with, where this server offers any. `heartbeat` tells of the loop of
-    this process, where there is one.
+    this process, where there is one. `node_config` gives a node's signed NodeConfig where that has
+    another digest than the one given (`node_config.NodeConfigs`).
     """
 
     store: Store
@@ -115,6 +121,7 @@ class ServerDeps:
     task_key: str = "tasks"
     snapshot: Callable[[], bytes] | None = None
     heartbeat: Callable[[], Beat] | None = None
+    node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None
 
 
 class Threads:

@@ -368,7 +368,9 @@ class TestJoining:
     def test_joining_again_with_the_same_key_keeps_the_replay_guard(self, store: Store) -> None:
         enrol(store)
         store.save_report("node-1", "{}", 8, 5, 10)
-        assert enrol(store, now_ms=20) == store.node("node-1")
+        again = EnrolledNode("node-1", "1" * 64, 1, report_seq=8, last_task_seq=5)
+        assert enrol(store, now_ms=20) == again
+        assert store.nodes() == [again]
         assert not store.save_report("node-1", "{}", 8, 5, 30)
 
     def test_a_key_is_for_one_node(self, store: Store) -> None:
@@ -394,7 +396,24 @@ class TestReports:
     def test_the_last_report_is_kept(self, store: Store) -> None:
         enrol(store)
         assert store.save_report("node-1", '{"x": 1}', 3, 7, 10)
-        assert store.node("node-1") == EnrolledNode("node-1", "1" * 64, 1, '{"x": 1}', 10, 3, 7)
+        assert store.node("node-1") == EnrolledNode(
+            "node-1", "1" * 64, 1, '{"x": 1}', 10, 3, 7, heard_since_ms=10
+        )
+
+    def test_since_when_it_was_heard_of_without_a_break(self, store: Store) -> None:
+        enrol(store)
+
+        def heard_since(at_ms: int) -> int | None:
+            store.save_report("node-1", "{}", at_ms, 0, at_ms)
+            node = store.node("node-1")
+            assert node is not None
+            return node.heard_since_ms
+
+        assert heard_since(10) == heard_since(60_010) == heard_since(120_010) == 10
+        assert heard_since(180_011) == heard_since(180_012) == 180_011
+        again = enrol(store, now_ms=180_020)
+        assert again.heard_since_ms is None
+        assert heard_since(180_030) == 180_030
 
     @pytest.mark.parametrize("report_seq", [3, 2, 0])
     def test_an_older_report_is_refused(self, store: Store, report_seq: int) -> None:

@@ -19,7 +19,7 @@ import reconciler.adapters
 from reconciler.adapters.store_sql import SqlStore
 from reconciler.core.audit import FIRST, verify
 from reconciler.core.names import Revision
-from reconciler.core.records import Accepted, AcceptedObject, AuditEntry
+from reconciler.core.records import Accepted, AcceptedObject, AuditEntry, EnrolledNode
 from reconciler.errors import Refused
 from reconciler.ports import Changes
 from tests.contract.test_store import a_record, an_event, an_intent
@@ -73,7 +73,7 @@ def test_a_store_of_the_first_schema_keeps_what_it_has(path: Path) -> None:
         assert store.accepted() == Accepted(COMMIT, {one.ref: one})
         assert store.records() == {}
         assert [numbered.event.event_id for numbered in store.events()] == ["e-1"]
-        assert [node.name for node in store.nodes()] == ["gpu-1"]
+        assert store.nodes() == [EnrolledNode("gpu-1", "k", 1)]
         assert store.audit_head() == FIRST
         store.commit(
             Changes([a_record()], events=[an_event(2)], intents=[an_intent(1)], audit=[ENTRY])

@@ -13,6 +13,7 @@ from node_agent.wire import key_id as id_of_key
 from reconciler.core.audit import FIRST, chained
 from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.records import (
+    REPORT_GAP_MAX_MS,
     Accepted,
     AuditEntry,
     AuditRow,
@@ -30,6 +31,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _OPEN = ("queued", "accepted")
 _UNSETTLED = (*_OPEN, "refused")
+
+
+def _heard_since_ms(known: EnrolledNode, now_ms: int) -> int:
+    before_ms = known.reported_at_ms
+    if before_ms is None or before_ms < now_ms - REPORT_GAP_MAX_MS:
+        return now_ms
+    return now_ms if known.heard_since_ms is None else known.heard_since_ms
 
 
 def _atomic(
@@ -254,11 +262,21 @@ class MemoryStore:
                 where=node,
                 hint="delete the agent's copied state folder and join again: a key is for one node",
             )
-        self._spent.add(secret_hash)
         known = self._nodes.get(node)
+        same_key = known is not None and known.public_key == public_key
+        if known is not None and same_key and known.revoked_at_ms is not None:
+            raise Refused(
+                "key_revoked",
+                "this agent key was revoked",
+                where=node,
+                hint="delete the agent's state folder and join again: it makes a new key",
+            )
+        self._spent.add(secret_hash)
         if known is None or known.public_key != public_key:
             last_task_seq = known.last_task_seq if known is not None else 0
             known = EnrolledNode(node, public_key, now_ms, last_task_seq=last_task_seq)
+        else:
+            known = replace(known, report_json=None, reported_at_ms=None, heard_since_ms=None)
         self._nodes[node] = known
         return known
 
@@ -269,6 +287,40 @@ class MemoryStore:
     @_atomic
     def node(self, name: str) -> EnrolledNode | None:
         return self._nodes.get(name)
+
+    @_atomic
+    def revoke_node(
+        self, name: str, reason: str, now_ms: int, audit: Sequence[AuditEntry] = ()
+    ) -> EnrolledNode:
+        known = self._known_node(name)
+        if known.revoked_at_ms is None:
+            known = replace(known, revoked_at_ms=now_ms, revoked_reason=reason)
+            self._nodes[name] = known
+            self.append_audit(audit)
+        return known
+
+    @_atomic
+    def forget_node(self, name: str, audit: Sequence[AuditEntry] = ()) -> None:
+        del self._nodes[self._known_node(name).name]
+        self.append_audit(audit)
+
+    def _known_node(self, name: str) -> EnrolledNode:
+        """Of which the unused tokens are dropped."""
+        known = self._nodes.get(name)
+        if known is None:
+            hint = "see `gpuaas node list` for those that did"
+            raise Refused("no_such_node", "no node of that name has joined", where=name, hint=hint)
+        for secret_hash, token in list(self._tokens.items()):
+            if token.node == name and secret_hash not in self._spent:
+                del self._tokens[secret_hash]
+        return known
+
+    @_atomic
+    def save_certificate(self, name: str, serial: str, ends_at_ms: int) -> None:
+        if name in self._nodes:
+            self._nodes[name] = replace(
+                self._nodes[name], certificate_serial=serial, certificate_ends_at_ms=ends_at_ms
+            )
 
     @_atomic
     def node_by_key(self, key_id: str) -> EnrolledNode | None:
@@ -286,6 +338,7 @@ class MemoryStore:
             known,
             report_json=report_json,
             reported_at_ms=now_ms,
+            heard_since_ms=_heard_since_ms(known, now_ms),
             report_seq=report_seq,
             last_task_seq=max(known.last_task_seq, last_task_seq),
         )

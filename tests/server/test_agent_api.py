@@ -1,4 +1,4 @@
-"""Agents join, report and poll, over real HTTP."""
+"""Agents report and poll, over real HTTP."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from node_agent.wire import (
     REPORT_TYPE,
     Endpoint,
     FailureReason,
-    JoinReply,
     Phase,
     PollReply,
     Report,
     TaskAck,
     WorkloadReport,
 )
-from reconciler.errors import Transient
 from reconciler.ports import Changes
 from tests.fakes.store import MemoryStore
 from tests.server.harness import (
@@ -37,14 +35,10 @@ from tests.server.harness import (
     an_intent,
     refusal,
     running,
+    shows,
 )
 from tests.waiting import wait_until
 
-TOKEN_REFUSED = (
-    401,
-    "token_refused",
-    "the join token is unknown, used, expired or for another node: ask for a new one",
-)
 REPORT = "/v1/agent/report"
 POLL = "/v1/agent/poll"
 
@@ -57,105 +51,6 @@ def serving(**endpoint: Any) -> WorkloadReport:
         phase=Phase.READY,
         endpoints=(Endpoint(**endpoint),),
     )
-
-
-class TestJoin:
-    def test_a_token_buys_what_the_agent_must_pin(self, plane: Plane) -> None:
-        agent = Agent()
-        answer = plane.join(plane.token(), agent)
-        assert answer.status_code == 200
-        reply = JoinReply.model_validate_json(answer.content)
-        pinned = JoinReply(node="node-1", verifiers=plane.keys.verifier_keys("tasks"))
-        assert reply.verifier_hash == pinned.verifier_hash
-        node = plane.store.node("node-1")
-        assert node is not None
-        assert (node.public_key, node.joined_at_ms) == (agent.public_key, NOW_MS)
-        assert plane.woken.get(timeout=10) == "join"
-
-    def test_a_token_is_good_once(self, plane: Plane) -> None:
-        token = plane.token()
-        assert plane.join(token, Agent()).status_code == 200
-        assert refusal(plane.join(token, Agent())) == TOKEN_REFUSED
-
-    def test_of_many_at_once_one_joins(self, plane: Plane) -> None:
-        token = plane.token()
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: plane.join(token, Agent()), range(8)))
-        assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
-
-    def test_an_unknown_token(self, plane: Plane) -> None:
-        plane.token()
-        assert refusal(plane.join("a guess", Agent())) == TOKEN_REFUSED
-
-    def test_another_nodes_token(self, plane: Plane) -> None:
-        token = plane.token()
-        assert refusal(plane.join(token, Agent("node-2"))) == TOKEN_REFUSED
-        assert plane.join(token, Agent("node-1")).status_code == 200
-
-    def test_an_expired_token(self, plane: Plane) -> None:
-        token = plane.token(ttl_ms=1_000)
-        plane.clock.ms += 1_000
-        assert refusal(plane.join(token, Agent())) == TOKEN_REFUSED
-
-    def test_a_key_of_another_node(self, plane: Plane) -> None:
-        agent = plane.enrol("node-1")
-        token = plane.token("other", "node-2")
-        assert refusal(plane.join(token, Agent("node-2", agent.key))) == (
-            409,
-            "key_in_use",
-            "this agent key belongs to another node "
-            "(delete the agent's copied state folder and join again: a key is for one node)",
-        )
-
-    def test_guessing_is_slowed_down(self, plane: Plane) -> None:
-        token = plane.token()
-        for number in range(10):
-            assert refusal(plane.join(f"guess {number}", Agent())) == TOKEN_REFUSED
-        answer = plane.join(token, Agent())
-        assert refusal(answer) == (
-            429,
-            "too_many_tries",
-            "too many failed joins: wait, then retry",
-        )
-        assert answer.headers["Retry-After"] == "60"
-        plane.clock.ms += 59_999
-        assert plane.join(token, Agent()).status_code == 429
-        plane.clock.ms += 1
-        assert refusal(plane.join("another guess", Agent())) == TOKEN_REFUSED
-
-    def test_joining_does_not_count_as_guessing(self, plane: Plane) -> None:
-        for number in range(12):
-            plane.enrol(f"node-{number}")
-
-    def test_a_secret_store_that_is_away_costs_no_token(self, plane: Plane) -> None:
-        token = plane.token()
-        plane.keys.failure = Transient("sealed", "the vault is sealed", retry_after_s=7.2)
-        answer = plane.join(token, Agent())
-        assert refusal(answer) == (503, "sealed", "the vault is sealed")
-        assert answer.headers["Retry-After"] == "8"
-        plane.keys.failure = None
-        assert plane.join(token, Agent()).status_code == 200
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"node": "No/Name"}, "node: not a valid node name"),
-            ({"public_key": "short"}, "public_key: String should match pattern '^[0-9a-f]{64}$'"),
-            ({"token": 3}, "token: Input should be a valid string"),
-            ({"more": 1}, "more: Extra inputs are not permitted"),
-        ],
-    )
-    def test_an_invalid_request(self, plane: Plane, change: dict[str, Any], message: str) -> None:
-        wanted = {"token": "t", "node": "node-1", "public_key": "0" * 64, **change}
-        answer = plane.post("/v1/agent/join", wanted)
-        assert refusal(answer) == (422, "invalid_message", message)
-
-    def test_what_was_sent_is_not_repeated(self, plane: Plane) -> None:
-        answer = plane.client.post("/v1/agent/join", content=b'{"token": "hush-hush')
-        status, code, message = refusal(answer)
-        assert (status, code) == (422, "invalid_message")
-        assert message.startswith("Invalid JSON: ")
-        assert "hush" not in answer.text
 
 
 class TestReport:
@@ -371,7 +266,7 @@ class TestReport:
     def test_a_body_that_never_ends(self) -> None:
         """Attempted: to hold connections open by sending next to nothing."""
         with running(MemoryStore(), body_timeout_s=0.05) as plane:
-            url = plane.client.base_url
+            url = plane.agents.base_url
             with socket.create_connection((url.host, url.port or 0), 30) as connection:
                 connection.sendall(b"POST /v1/agent/join HTTP/1.1\r\nHost: x\r\n")
                 connection.sendall(b"Content-Length: 9\r\n\r\n{")
@@ -381,7 +276,8 @@ class TestReport:
     def test_a_body_that_is_too_large(self, plane: Plane, chunked: bool) -> None:
         content = b" " * (MESSAGE_BYTES_MAX + 1)
         pieces = (content[at : at + 65_536] for at in range(0, len(content), 65_536))
-        answer = plane.client.post(REPORT, content=pieces if chunked else content)
+        shown = shows("0" * 64)
+        answer = plane.agents.post(REPORT, content=pieces if chunked else content, headers=shown)
         assert refusal(answer) == (
             413,
             "too_large",
@@ -453,8 +349,9 @@ class TestPoll:
         with ThreadPoolExecutor(1) as pool, client:
             with running(MemoryStore(), task_recheck_interval_s=3600) as plane:
                 agent = plane.enrol()
-                url = plane.client.base_url.join(POLL)
-                waiting = pool.submit(client.post, url, json=agent.poll(wait_ms=60_000))
+                url, shown = plane.agents.base_url.join(POLL), shows(agent.public_key)
+                poll = agent.poll(wait_ms=60_000)
+                waiting = pool.submit(client.post, url, json=poll, headers=shown)
                 wait_until(lambda: plane.signal.waiting_count == 1)
             assert waiting.result().json() == {"tasks": []}
 
