@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import replace
+from zlib import crc32
 
 from node_agent.converge import STARTS_MAX, on_trial
 from node_agent.flaps import STABLE_MS, already_counted, altered_words, with_loss
@@ -222,6 +223,8 @@ def _learn_failure(
 ) -> Progress:
     tries = progress.tries + 1
     delay_ms = _retry_delay_ms(tries, outcome.reason)
+    if isinstance(step, Pull | Create | Start):
+        delay_ms = _spread_ms(delay_ms, outcome.reason, step.workload.instance)
     after = replace(progress, tries=tries, retry_at_ms=now_ms + delay_ms)
     fault = Fault(outcome.reason, outcome.message)
     if isinstance(target, Absent):
@@ -251,3 +254,12 @@ def _retry_delay_ms(tries: int, reason: FailureReason | None = None) -> int:
     disk_full = reason is FailureReason.DISK_FULL
     max_ms = RETRY_DELAY_DISK_FULL_MAX_MS if disk_full else RETRY_DELAY_MAX_MS
     return int(min(200 * 2 ** min(tries - 1, 16), max_ms))
+
+
+def _spread_ms(delay_ms: int, reason: FailureReason, instance: str) -> int:
+    """Between half of it and all of it, by the instance's name: what waits for the same service
+    does not ask it all at once.
+    """
+    if reason is not FailureReason.SECRET_UNAVAILABLE:
+        return delay_ms
+    return delay_ms * (50 + crc32(instance.encode()) % 51) // 100

@@ -20,6 +20,7 @@ from node_agent.engines.base import Engine
 from node_agent.engines.docker import DockerEngine
 from node_agent.engines.process import ProcessEngine
 from node_agent.link import AgentKey, Away, JoinRefused, join, parse_join_token
+from node_agent.no_dumps import keep_out_of_dumps
 from node_agent.runtime import Agent, agent_version
 from node_agent.secret_files import SecretFiles
 from node_agent.state import Identity, StateStore
@@ -40,8 +41,8 @@ Exit codes:
   0  done (run: asked to stop)
   1  something else went wrong
   2  wrong usage
-  3  not joined yet
-  4  the join token was refused, or the server's keys are not those it pins
+  3  not joined yet, or by an agent of before there were certificates
+  4  the join token was refused, or the server's CA is not the one it pins
   5  another agent uses the state folder
   6  the state could not be read and was moved aside; join again
   7  the control plane does not answer
@@ -60,8 +61,8 @@ Examples:
   gpuaas-agent run
   gpuaas-agent --state-dir ./agent run --engine process --log-format text
 
-Exit codes: 0 asked to stop, 1 an error, 2 wrong usage, 3 not joined yet, 5 another agent uses the
-state folder, 6 the state was damaged and set aside.
+Exit codes: 0 asked to stop, 1 an error, 2 wrong usage, 3 not joined yet or without certificates, 5
+another agent uses the state folder, 6 the state was damaged and set aside.
 """
 _STATUS_EPILOG = """\b
 Examples:
@@ -109,7 +110,7 @@ def main(context: click.Context, state_dir: Path) -> None:
 @click.pass_obj
 def join_command(state_dir: Path, token: str | None, token_file: TextIO | None,
                  again: bool) -> None:  # fmt: skip
-    """Redeems a single-use join token and pins the control plane's keys."""
+    """Redeems a single-use join token, which pins the control plane's CA."""
     text = token_file.read() if token_file is not None else token
     if not text:
         raise click.UsageError("give --token-file, or the token in GPUAAS_JOIN_TOKEN")
@@ -155,12 +156,21 @@ def run_command(
     verbose: bool,
 ) -> None:
     """Runs until SIGTERM or SIGINT. What it started goes on running after it."""
+    keep_out_of_dumps()
     configure_logging(log_format, verbose=verbose)
     store = _open_store(state_dir)
     identity = store.identity
     if identity is None:
         store.close()
         _fail(EXIT_NOT_JOINED, f"{state_dir} has not joined: run `gpuaas-agent join` first")
+    if not identity.joined_securely:
+        store.close()
+        _fail(
+            EXIT_NOT_JOINED,
+            f"{state_dir} was joined by an agent of before there were certificates: get a new "
+            "token (`gpuaas node join`) and run `gpuaas-agent join --again --token-file …`; what "
+            "runs here goes on running",
+        )
     # A pipe that the interpreter itself writes to: a handler of ours would not run before the wait
     # is over if the signal came just before it, and one that sets an Event can meet its lock.
     asked, ask = os.pipe()
@@ -261,6 +271,8 @@ def _join(store: StateStore, text: str, *, again: bool) -> None:
         not_before_ms=not_before_ms,
         seq_floor=before.seq_floor if before else 0,
         report_seq_reserved=before.report_seq_reserved if before else 0,
+        certificate=reply.certificate,
+        ca=reply.ca,
     )
     store.save_identity(identity)
     click.echo(f"joined {token.server} as {reply.node}, key {key_id(key.public_key)[:16]}")

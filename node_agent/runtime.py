@@ -1,18 +1,17 @@
 """The running agent: takes tasks, keeps workloads, reports.
 
 Rules:
-- Three kinds of threads: one asks for tasks, one per instance converges, one reports. They share
-  the state store and nothing else that matters.
+- Several kinds of threads: one asks for tasks, one per instance converges, one reports, one keeps
+  the certificate good, one keeps SSH keys in place. They share the state store and little else.
 - The control plane being away changes nothing for what runs. Reports are state, not events, so what
   was missed meanwhile is in the next one.
-- Stopping the agent stops no workload.
+- Stopping the agent stops no workload, and neither does its node's being revoked.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,22 +22,37 @@ from typing import Any
 
 import structlog
 
+from node_agent.acks import Acks
+from node_agent.authorized_keys import AuthorizedKeys
+from node_agent.backoff import Backoff
+from node_agent.clock import SystemClock
 from node_agent.engines.base import Engine, EngineFailure
 from node_agent.inventory import take_inventory
-from node_agent.link import AgentKey, Away, Link
+from node_agent.link import (
+    CERTIFICATE_REQUIRED,
+    NODE_REVOKED,
+    TLS_REFUSED,
+    AgentKey,
+    Away,
+    Credentials,
+    Link,
+)
 from node_agent.looks import Looks
+from node_agent.node_config import ConfigKeeper, Converge
 from node_agent.ports import HostPorts
+from node_agent.renewal import Renewal
 from node_agent.secret_files import SecretFiles
 from node_agent.secret_keeper import SecretKeeper
+from node_agent.sshd_check import SshdCheck
 from node_agent.state import InstanceState, StateStore
 from node_agent.status import is_progress, workload_report
-from node_agent.tasks import Accepted, Refusal, Trust, Verdict, acknowledgement, admit
+from node_agent.tasks import Accepted, Refusal, Trust, Verdict, admit
 from node_agent.turns import REFRESH_MS, Turns
-from node_agent.wire import Inventory, Poll, Report, Stray, TaskAck, WorkloadReport
+from node_agent.wire import Inventory, Poll, PollReply, Report, Stray, WorkloadReport
 from node_agent.worker import Worker
 
-BACKOFF_FIRST_S = 0.25
 ACK_WAIT_S = 2.0
+SSH_FILE = "ssh-users.json"
 STRAYS_MAX = 1_000
 
 
@@ -58,38 +72,6 @@ class Pace:
     inventory_s: float = 60.0
 
 
-class SystemClock:
-    """Wall clock for what is compared with others, a steady one for waiting."""
-
-    def __init__(self) -> None:
-        self._base_ms = time.time_ns() // 1_000_000
-        self._base_steady_ns = time.monotonic_ns()
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def steady_ms(self) -> int:
-        return self._base_ms + (time.monotonic_ns() - self._base_steady_ns) // 1_000_000
-
-
-@dataclass(frozen=True)
-class _Owed:
-    """An acknowledgement, withheld until the report that carries it speaks of that task too.
-
-    Else the control plane would read: taken over, and yet not there.
-    """
-
-    ack: TaskAck
-    instance: str = ""
-    seq: int = 0
-
-
-def _owed(ack: TaskAck, verdict: Verdict) -> _Owed:
-    if isinstance(verdict, Accepted):
-        return _Owed(ack, verdict.task.instance, verdict.task.seq)
-    return _Owed(ack)
-
-
 class Agent:
     """Everything between the state store, the engines and the control plane."""
 
@@ -100,8 +82,11 @@ class Agent:
         folder: Path,
         pace: Pace | None = None,
         secret_files: SecretFiles | None = None,
+        ssh_keys: Converge | None = None,
     ) -> None:
-        """`store` must have joined; `folder` is where it is. Starts nothing yet."""
+        """`store` must have joined; `folder` is where it is; `ssh_keys` puts those of the node in
+        place. Starts nothing yet.
+        """
         identity = store.identity
         if identity is None:
             raise ValueError("the agent has not joined")
@@ -115,15 +100,21 @@ class Agent:
         self._key = AgentKey.from_hex(identity.private_key)
         self._log = structlog.get_logger().bind(node=identity.node)
         self._ports = HostPorts(store)
-        self._secrets_link = Link(identity.server, self._key)
+        self._secrets_link = self._link()
         files = secret_files or SecretFiles.for_node(identity.node)
         self._secrets = SecretKeeper(files, self._secrets_link, store, self._clock)
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._changed = threading.Event()
-        self._acks: dict[str, _Owed] = {}
-        self._acked = threading.Event()
+        install = ssh_keys or AuthorizedKeys(folder / SSH_FILE, sshd_warning=SshdCheck()).converge
+        self._config = ConfigKeeper(store, self._clock, install, self._say_changed)
+        # It shows no certificate, so that one that has ended is not in the way of the next.
+        self._renewal_link = Link(identity.server, self._key, self._trusted)
+        self._renewal = Renewal(
+            store, self._key, self._renewal_link, self._clock, self._pace.backoff_max_s
+        )
+        self._acks = Acks()
         self._refusal = ""
         self._complete = False
         self._silent: dict[str, str] = {}
@@ -134,6 +125,16 @@ class Agent:
         self._looks = Looks()
         self._threads: list[threading.Thread] = []
 
+    def _link(self) -> Link:
+        return Link(self._identity.server, self._key, self._credentials)
+
+    def _credentials(self) -> Credentials:
+        identity = self._store.identity or self._identity
+        return Credentials(identity.ca, identity.certificate)
+
+    def _trusted(self) -> Credentials:
+        return Credentials(self._credentials().ca)
+
     # --- life ---
 
     def start(self) -> None:
@@ -143,8 +144,15 @@ class Agent:
         for instance, state in sorted(self._store.instances().items()):
             if state.proof is None:
                 self._ensure_worker(instance)
-        loops = [("poll", self._poll_loop), ("report", self._report_loop)]
-        threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in loops]
+        loops = {
+            "poll": self._poll_loop,
+            "report": self._report_loop,
+            "certificate": lambda: self._renewal.run(self._stop),
+            "config": lambda: self._config.run(self._stop),
+        }
+        threads = [
+            threading.Thread(target=body, name=name, daemon=True) for name, body in loops.items()
+        ]
         watchers = [
             threading.Thread(
                 target=engine.watch,
@@ -163,7 +171,9 @@ class Agent:
         deadline_s = time.monotonic() + timeout_s
         self._stop.set()
         self._changed.set()
-        self._acked.set()
+        self._acks.release()
+        self._renewal.wake()
+        self._config.wake()
         with self._lock:
             workers = list(self._workers.values())
         for worker in workers:
@@ -175,27 +185,29 @@ class Agent:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._secrets_link.close()
+        self._renewal_link.close()
 
     # --- tasks ---
 
     def _poll_loop(self) -> None:
-        link = Link(self._identity.server, self._key)
-        backoff = _Backoff(self._pace.backoff_max_s)
+        link = self._link()
+        backoff = Backoff(self._pace.backoff_max_s)
         while not self._stop.is_set():
             poll = Poll(
                 node=self._identity.node,
                 sent_at_ms=self._clock.now_ms(),
                 report_seq=self._store.report_seq,
                 wait_ms=self._pace.poll_wait_ms,
+                config=self._config.digest,
             )
             try:
                 reply = link.poll(poll)
             except Away as away:
-                self._log.warning("poll failed", code=away.code, message=away.message)
+                self._note_away("poll failed", away)
                 self._stop.wait(backoff.next_s())
                 continue
             try:
-                believed = self._take_tasks(reply.tasks)
+                believed = self._take(reply)
             except OSError as error:
                 # Not on disk, so not acknowledged: the task comes again.
                 self._log.error("state not written", error=error.strerror)
@@ -209,16 +221,39 @@ class Agent:
             backoff.reset()
             if reply.tasks:
                 # Until they are acknowledged the same tasks come again, at once.
-                self._acked.wait(ACK_WAIT_S)
+                self._acks.wait(ACK_WAIT_S)
         link.close()
 
-    def _take_tasks(self, envelopes: Sequence[Mapping[str, Any]]) -> bool:
-        """Judges every one; False when the signature of one did not hold."""
+    def _note_away(self, event: str, away: Away) -> None:
+        if away.code == NODE_REVOKED:
+            self._log.error(
+                "this node was revoked: what runs is kept, and nothing new is taken until it joins "
+                "anew", code=away.code, message=away.message,
+            )  # fmt: skip
+            return
+        self._log.warning(event, code=away.code, message=away.message)
+        if away.code in {CERTIFICATE_REQUIRED, TLS_REFUSED}:
+            self._renewal.hurry()
+
+    def _take(self, reply: PollReply) -> bool:
+        """The config before the tasks: they may be signed with a key that it is the first to name.
+        False when one of them is not believed.
+        """
+        refused = self._config.adopt(reply.config) if reply.config is not None else ""
+        return self._take_tasks(reply.tasks, refused)
+
+    def _take_tasks(self, envelopes: Sequence[Mapping[str, Any]], refused: str = "") -> bool:
+        """Judges every one; False when the signature of one did not hold. `refused`: why something
+        beside them is not believed.
+        """
         verdicts = [self.take_task(json.dumps(envelope).encode()) for envelope in envelopes]
         unbelieved = [v for v in verdicts if isinstance(v, Refusal) and v.task_id is None]
-        said = f"{unbelieved[0].code}: {unbelieved[0].message}" if unbelieved else ""
+        said = f"{unbelieved[0].code}: {unbelieved[0].message}" if unbelieved else refused
         self._say_refusal(said)
-        return not unbelieved
+        return not said
+
+    def _say_changed(self) -> None:
+        self._changed.set()
 
     def _say_refusal(self, said: str) -> None:
         if said != self._refusal:
@@ -229,7 +264,6 @@ class Agent:
         """Judges one task; when it is accepted, that is on disk before it is acknowledged."""
         now_ms = self._clock.now_ms()
         verdict = admit(raw, self._trust(), now_ms)
-        ack = acknowledgement(verdict)
         if isinstance(verdict, Accepted):
             task = verdict.task
             self._store.accept(task, now_ms)
@@ -243,10 +277,7 @@ class Agent:
                 "task refused", code=verdict.code, message=verdict.message,
                 task_id=verdict.task_id,
             )  # fmt: skip
-        if ack is not None:
-            with self._lock:
-                self._acks[ack.task_id] = _owed(ack, verdict)
-                self._acked.clear()
+        if self._acks.owe(verdict):
             self._changed.set()
         return verdict
 
@@ -309,8 +340,8 @@ class Agent:
     # --- reports ---
 
     def _report_loop(self) -> None:
-        link = Link(self._identity.server, self._key)
-        backoff = _Backoff(self._pace.backoff_max_s)
+        link = self._link()
+        backoff = Backoff(self._pace.backoff_max_s)
         inventory, inventory_at_s = self._take_inventory(), time.monotonic()
         while not self._stop.is_set():
             self._changed.clear()
@@ -326,10 +357,10 @@ class Agent:
                         report = report.model_copy(update={"inventory": inventory})
                 self._tell_engines(inventory)
                 link.report(report)
-                self._forget_acks(report.acks)
+                self._acks.forget(report.acks)
                 self._keep_for_status(report)
             except Away as away:
-                self._log.warning("report failed", code=away.code, message=away.message)
+                self._note_away("report failed", away)
                 self._stop.wait(backoff.next_s())
                 continue
             except OSError as error:
@@ -360,18 +391,14 @@ class Agent:
         return (
             complete == sent.complete
             and self._refusal == sent.refusal
+            and self._config.seen() == sent.config
             and len(now) == len(before)
             and all(one == before.get(one.instance) or is_progress(one) for one in now)
         )
 
     def _report(self, inventory: Inventory) -> Report:
         workloads, reached, complete = self._workload_reports()
-        with self._lock:
-            acks = tuple(
-                owed.ack
-                for _, owed in sorted(self._acks.items())
-                if owed.seq <= reached.get(owed.instance, 0)
-            )
+        acks = self._acks.ready(reached)
         strays_known = self._look_for_strays()
         known = self._store.instances()
         now_ms = self._clock.now_ms()
@@ -388,6 +415,7 @@ class Agent:
             strays=tuple(stray for stray in self._strays if stray.instance not in known),
             acks=acks,
             refusal=self._refusal,
+            config=self._config.seen(),
         )
 
     def _workload_reports(self) -> tuple[tuple[WorkloadReport, ...], Mapping[str, int], bool]:
@@ -436,15 +464,6 @@ class Agent:
         self._strays_known = True
         return True
 
-    def _forget_acks(self, sent: tuple[TaskAck, ...]) -> None:
-        with self._lock:
-            for ack in sent:
-                owed = self._acks.get(ack.task_id)
-                if owed is not None and owed.ack == ack:
-                    del self._acks[ack.task_id]
-            if not self._acks:
-                self._acked.set()
-
     def _take_inventory(self) -> Inventory:
         engines = [engine for _, engine in sorted(self._engines.items())]
         return take_inventory(engines, self._folder)
@@ -466,22 +485,6 @@ class Agent:
         with os.fdopen(handle, "wb") as file:
             file.write(report.canonical())
         temporary.replace(path)
-
-
-class _Backoff:
-    """Doubles up to a limit. Jittered, so that a fleet does not come back all at once."""
-
-    def __init__(self, max_s: float) -> None:
-        self._max_s = max_s
-        self._next_s = min(BACKOFF_FIRST_S, max_s)
-
-    def next_s(self) -> float:
-        wait_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311
-        self._next_s = min(self._next_s * 2, self._max_s)
-        return wait_s
-
-    def reset(self) -> None:
-        self._next_s = min(BACKOFF_FIRST_S, self._max_s)
 
 
 def agent_version() -> str:

@@ -7,7 +7,9 @@ Rules:
   folders are 0755 and files 0444: a container's user is known to its image alone, and sees its
   own folder through a read-only mount, without passing the one above. Whoever runs in a container
   may read what that container was given; no file there can be changed, and none can be run.
-- A replaced workload's files stay until the instance is removed: its node may go back to it.
+- A workload that reads what others wrote has a folder of its own: under the same name the one
+  before may have read something else, and its node may go back to it. All others of an instance
+  share one. A folder that no workload will need again goes; the instance's all go with it.
 - Every failure leaves as `EngineFailure`, with `secret_unavailable`, and quotes no value.
 """
 
@@ -19,11 +21,11 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from node_agent.engines.base import EngineFailure
-from node_agent.wire import FailureReason
+from node_agent.wire import FailureReason, Workload
 
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -47,16 +49,22 @@ class SecretFiles:
         return cls((folder,) if folder is not None else usual)
 
     def folder(self, instance: str) -> Path:
-        """The folder of an instance's secrets, there once something was `put` into it."""
+        """The folder that an instance's workloads share."""
         return self._root() / _name(instance)
 
-    def missing(self, instance: str, names: Iterable[str]) -> tuple[str, ...]:
-        folder = self.folder(instance)
+    def folder_of(self, workload: Workload) -> Path:
+        """The folder of a workload's secrets, there once something was `put` into it."""
+        return self._root() / _folder_name(workload)
+
+    def missing(self, workload: Workload) -> tuple[str, ...]:
+        """Names of those secrets of it that are not there, sorted."""
+        folder = self.folder_of(workload)
+        names = {secret.name for secret in workload.secrets}
         return tuple(sorted(name for name in names if not (folder / name).is_file()))
 
-    def put(self, instance: str, values: Mapping[str, str]) -> None:
+    def put(self, workload: Workload, values: Mapping[str, str]) -> None:
         """Each file appears whole. The others stay."""
-        folder = self.folder(instance)
+        folder = self.folder_of(workload)
         try:
             folder.mkdir(mode=0o755, exist_ok=True)
             folder.chmod(0o755)
@@ -65,26 +73,25 @@ class SecretFiles:
         except OSError as error:
             raise _unavailable(f"{folder} can't be written ({error.strerror})") from None
 
+    def keep_only(self, instance: str, spec_hashes: Collection[str]) -> None:
+        """Removes the folders of its other workloads, as far as they had their own."""
+        shared = _name(instance)
+        kept = {shared, *(f"{shared}-{_short(spec_hash)}" for spec_hash in spec_hashes)}
+        for path in self._left_of(instance):
+            if path.name not in kept:
+                _remove(path)
+
     def remove(self, instance: str) -> None:
         """Harmless when there is nothing."""
         for path in self._left_of(instance):
-            try:
-                shutil.rmtree(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                message = f"{path} can't be removed ({error.strerror})"
-                raise EngineFailure(
-                    FailureReason.TEARDOWN_INCOMPLETE, message, transient=True
-                ) from None
+            _remove(path)
 
     def residue(self, instance: str) -> int:
         """How many folders of the instance are there, wherever one may ever have been."""
         return len(self._left_of(instance))
 
     def _left_of(self, instance: str) -> list[Path]:
-        found = (candidate / _name(instance) for candidate in self.candidates)
-        return [path for path in found if os.path.lexists(path)]
+        return [path for candidate in self.candidates for path in _of(candidate, _name(instance))]
 
     def _root(self) -> Path:
         with self._lock:
@@ -100,6 +107,27 @@ class SecretFiles:
                 refusals.append(refusal)
         message = f"no folder in memory to keep secrets in: {'; '.join(refusals)}"
         raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
+
+
+def _of(candidate: Path, name: str) -> Iterator[Path]:
+    try:
+        found = sorted(os.listdir(candidate))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # What we may not look into is not ours, and so has nothing of ours.
+        return
+    for entry in found:
+        if entry == name or entry.startswith(f"{name}-"):
+            yield candidate / entry
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        message = f"{path} can't be removed ({error.strerror})"
+        raise EngineFailure(FailureReason.TEARDOWN_INCOMPLETE, message, transient=True) from None
 
 
 def _made(folder: Path) -> str | None:
@@ -147,10 +175,22 @@ def _write(path: Path, value: str) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    with os.fdopen(os.open(temporary, flags, 0o400), "w") as file:
-        file.write(value)
+    with os.fdopen(os.open(temporary, flags, 0o400), "wb") as file:
+        file.write(value.encode(errors="surrogatepass"))
+        file.flush()
         os.fchmod(file.fileno(), 0o444)
     temporary.rename(path)
+
+
+def _folder_name(workload: Workload) -> str:
+    shared = _name(workload.instance)
+    if any(secret.source for secret in workload.secrets):
+        return f"{shared}-{_short(workload.spec_hash)}"
+    return shared
+
+
+def _short(spec_hash: str) -> str:
+    return spec_hash.removeprefix("sha256:")[:16]
 
 
 def _name(instance: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from node_agent.disk import Disk, FolderDisk, StateUnusable
+from node_agent.membership import NodeConfig
 from node_agent.steps import Absent, Fault, Present, Progress, Target
 from node_agent.tasks import ISSUED_AHEAD_MAX_MS, AnyTask
 from node_agent.wire import (
@@ -34,6 +35,7 @@ REMEMBERED_TASKS_MAX = 64
 REMOVED_KEPT_MAX = 1_000
 REMOVED_KEPT_MS = 24 * 3_600_000
 REPORT_SEQ_RESERVE = 60_000
+RETIRED_KEYS_MAX = 8
 _IDENTITY_FILE = "agent.json"
 
 
@@ -45,7 +47,8 @@ class Identity(_Stored):
     """Who this agent is and whom it believes. `seq_floor` covers forgotten task numbers.
 
     No task issued before `not_before_ms` is taken. `report_seq_reserved` is above every report
-    number ever used.
+    number ever used. `config` is the NodeConfig in force; `verifiers` and `min_version` are its.
+    `certificate` (chain) and `ca` are PEM; an agent that joined before there were any has none.
     """
 
     node: str
@@ -57,9 +60,18 @@ class Identity(_Stored):
     seq_floor: int = 0
     not_before_ms: int = 0
     report_seq_reserved: int = 0
+    certificate: str = ""
+    ca: str = ""
+    config: NodeConfig | None = None
+
+    @property
+    def joined_securely(self) -> bool:
+        """Whether there is a CA to know the control plane by."""
+        return bool(self.ca) and self.server.startswith("https://")
 
     def __repr__(self) -> str:
-        return f"Identity(node={self.node!r}, server={self.server!r}, private_key=***)"
+        node, server = self.node, self.server
+        return f"Identity(node={node!r}, server={server!r}, private_key=***, certificate=***)"
 
     __str__ = __repr__
 
@@ -178,6 +190,31 @@ class StateStore:
             self._disk.write(_IDENTITY_FILE, identity.model_dump_json())
             self._identity = identity
 
+    def save_certificate(self, certificate: str) -> None:
+        """The one to show from now on."""
+        self._update_identity(certificate=certificate)
+
+    def save_config(self, config: NodeConfig) -> None:
+        """What holds for the node from now on, and whom its agent believes.
+
+        Some retired keys are remembered, so that it can say of a task that it is too old.
+        """
+        with self._lock:
+            assert self._identity is not None
+            before = self._identity.verifiers
+            retired = [key for key in before if key.version < config.min_version]
+            self._update_identity(
+                config=config,
+                verifiers=(*retired[-RETIRED_KEYS_MAX:], *config.verifiers),
+                min_version=config.min_version,
+                ca=config.ca or self._identity.ca,
+            )
+
+    def _update_identity(self, **changes: object) -> None:
+        with self._lock:
+            assert self._identity is not None
+            self.save_identity(self._identity.model_copy(update=changes))
+
     def next_report_seq(self, now_ms: int) -> int:
         """Rises with the clock, and in any case. Written ahead in blocks, not at each report."""
         with self._lock:
@@ -185,9 +222,7 @@ class StateStore:
             self._report_seq = max(self._report_seq + 1, now_ms)
             if self._report_seq > self._identity.report_seq_reserved:
                 reserved = self._report_seq + REPORT_SEQ_RESERVE
-                self.save_identity(
-                    self._identity.model_copy(update={"report_seq_reserved": reserved})
-                )
+                self._update_identity(report_seq_reserved=reserved)
             return self._report_seq
 
     @property
@@ -258,7 +293,7 @@ class StateStore:
         doomed = {s.instance for s in (*old, *proved[REMOVED_KEPT_MAX:])}
         if not doomed or self._identity is None:
             return
-        self.save_identity(self._identity.model_copy(update={"seq_floor": self.last_seq}))
+        self._update_identity(seq_floor=self.last_seq)
         self._disk.remove(tuple(_instance_file(instance) for instance in sorted(doomed)))
         for instance in sorted(doomed):
             state = self._instances.pop(instance)
@@ -290,9 +325,7 @@ class StateStore:
 
     def _refuse_older_tasks(self, now_ms: int) -> None:
         if self._moved_aside and self._identity is not None:
-            self.save_identity(
-                self._identity.model_copy(update={"not_before_ms": now_ms + ISSUED_AHEAD_MAX_MS})
-            )
+            self._update_identity(not_before_ms=now_ms + ISSUED_AHEAD_MAX_MS)
 
     def anything_lost(self) -> bool:
         """Whether a file was ever moved aside in this folder."""

@@ -330,7 +330,7 @@ class Turns:
     def _carry_out(self, state: InstanceState, step: Step, called_off: threading.Event) -> Outcome:
         if isinstance(step, Pull | Create | Start):
             # With the pull first of all: what runs is not stopped for one that can't start.
-            self._provide(step.workload, called_off)
+            self._provide(step.workload, called_off, starts=isinstance(step, Start))
         match step:
             case Pull(workload):
                 self._engine(workload.engine).pull(workload.image, called_off)
@@ -345,6 +345,7 @@ class Turns:
                 self._engine(unit.engine).stop(unit, grace_ms)
             case Remove(unit):
                 self._engine(unit.engine).remove(unit)
+                self._forget_secrets(state, unit)
             case Repair(unit, workload):
                 self._engine(unit.engine).stop(unit, workload.stop_grace_ms)
                 self._engine(unit.engine).remove(unit)
@@ -362,13 +363,24 @@ class Turns:
         if self._secrets is not None:
             self._secrets.remove(instance)
 
-    def _provide(self, workload: Workload, called_off: threading.Event) -> None:
+    def _forget_secrets(self, state: InstanceState, removed: Unit) -> None:
+        """Of workloads that are neither there any more nor wanted again."""
+        if self._secrets is None or isinstance(state.target, Absent):
+            return
+        units = {unit.spec_hash for unit in self._units if unit.unit_id != removed.unit_id}
+        workloads = [one for one in (state.workload, self._progress.committed) if one is not None]
+        kept = units | {workload.spec_hash for workload in workloads}
+        self._secrets.keep_only(self.instance, kept)
+
+    def _provide(
+        self, workload: Workload, called_off: threading.Event, *, starts: bool = False
+    ) -> None:
         if not workload.secrets:
             return
         if self._secrets is None:
             message = "this agent keeps no secrets"
             raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
-        self._secrets.provide(workload, called_off)
+        self._secrets.provide(workload, called_off, starts=starts)
 
     def _catch_up(self, state: InstanceState, now_ms: int) -> None:
         """What started without all its secrets gets the rest while it runs."""

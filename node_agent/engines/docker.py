@@ -35,12 +35,14 @@ from node_agent.engines.docker_spec import (
     ImageConfig,
     create_request,
     failure_of,
+    needs_shell,
     unit_from_listing,
     volume_name,
 )
 from node_agent.engines.gpus import NO_GPUS, GpuGrant, grant, require
 from node_agent.engines.packages import NO_SHELL, SHELL
 from node_agent.engines.probes import probe_network
+from node_agent.engines.secret_env import no_shell
 from node_agent.inventory import HostPaths, gpu_host
 from node_agent.secret_files import SecretFiles
 from node_agent.units import Probed, Unit
@@ -117,7 +119,7 @@ class DockerEngine:
     def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:
         instance = workload.instance
         gpus = self._gpus(workload)
-        secrets = str(self._secrets.folder(instance)) if workload.secrets else ""
+        secrets = str(self._secrets.folder_of(workload)) if workload.secrets else ""
         with self._api("create") as api, self._network_lock:
             self._ensure_network(api)
             described = api.inspect_image(workload.image.reference)
@@ -133,9 +135,9 @@ class DockerEngine:
             made = api.create_container_from_config(
                 request, unit_name(instance, workload.spec_hash)
             )
-            if workload.packages is not None and not has_file(api, made["Id"], SHELL):
+            if needs_shell(workload) and not has_file(api, made["Id"], SHELL):
                 api.remove_container(made["Id"], v=True, force=True)
-                raise EngineFailure(FailureReason.PACKAGES_FAILED, NO_SHELL)
+                raise _no_shell(workload)
 
     def start(self, unit: Unit) -> None:
         if unit.gpu_vendor is not None:
@@ -307,7 +309,14 @@ class DockerEngine:
             self._running_execs[unit.unit_id] = earlier
             return Probed(False, "the command of an earlier probe has not ended")
         execution = api.exec_create(unit.unit_id, list(probe.command))["Id"]
-        api.exec_start(execution, detach=True)
+        try:
+            api.exec_start(execution, detach=True)
+        except APIError as error:
+            # The workload is there, and its image is wrong: that is an answer, not a failure.
+            failure = failure_of(error.status_code or 500, error.explanation or "", "start")
+            if failure.reason is not FailureReason.COMMAND_NOT_FOUND:
+                raise
+            return Probed(False, f"the command can't be run: {failure.message}")
         deadline_s = time.monotonic() + timeout_ms / 1_000
         while time.monotonic() < deadline_s:
             seen = api.exec_inspect(execution)
@@ -317,6 +326,12 @@ class DockerEngine:
             time.sleep(EXEC_POLL_S)
         self._running_execs[unit.unit_id] = execution
         return Probed(False, f"the command did not end within {timeout_ms} ms")
+
+
+def _no_shell(workload: Workload) -> EngineFailure:
+    if workload.packages is not None:
+        return EngineFailure(FailureReason.PACKAGES_FAILED, NO_SHELL)
+    return EngineFailure(FailureReason.CREATE_REFUSED, no_shell(workload))
 
 
 def facts_of(info: Mapping[str, Any]) -> EngineFacts:

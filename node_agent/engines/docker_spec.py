@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from node_agent.engines import docker_drift, packages
+from node_agent.engines import docker_drift, packages, secret_env
 from node_agent.engines.base import (
     LOOPBACK,
     SECRETS_VARIABLE,
@@ -98,9 +98,9 @@ def create_request(
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. `volumes` maps paths in the image to volume names.
 
-    `secrets_folder` is where on the host the instance's secrets are.
+    `secrets_folder` is where on the host the workload's secrets are.
 
-    Raises EngineFailure where packages can't be put in.
+    Raises EngineFailure where packages or secrets can't be put in.
     """
     described = image or ImageConfig()
     environment = _environment(workload, gpus, described)
@@ -140,13 +140,21 @@ def _command(workload: Workload, image: ImageConfig) -> list[str]:
 
     What the manifest says replaces the entrypoint too, on every engine: it is what runs.
     """
-    if workload.packages is None:
+    if not needs_shell(workload):
         return list(workload.command)
-    command = workload.command or image.command
+    command = list(workload.command or image.command)
     if not command:
         message = "neither the workload nor its image names a command"
         raise EngineFailure(FailureReason.COMMAND_NOT_FOUND, message)
-    return packages.wrapped(command)
+    # Secrets last: what puts packages in runs others' code, and has no use for them.
+    if secret_env.wanted(workload):
+        command = secret_env.wrapped(workload, command)
+    return packages.wrapped(command) if workload.packages is not None else command
+
+
+def needs_shell(workload: Workload) -> bool:
+    """Whether something is to be done inside before its own command runs."""
+    return workload.packages is not None or secret_env.wanted(workload)
 
 
 def _environment(workload: Workload, gpus: GpuGrant, image: ImageConfig) -> dict[str, str]:

@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from node_agent.engines import packages, shim
+from node_agent.engines import packages, secret_env, shim
 from node_agent.engines.base import (
     DISK_FULL_NUMBERS,
     SECRETS_VARIABLE,
@@ -125,6 +125,8 @@ class ProcessEngine:
             command = _layout(workload.image).unpack(workload.image.digest, temporary / "root")
             document = self._document(workload, host_ports, self._units / name, command)
             document["argv"][0] = _resolved(document["argv"][0], temporary, self._units / name)
+            if secret_env.wanted(workload):
+                document["argv"] = secret_env.wrapped(workload, document["argv"])
             if workload.packages is not None:
                 document["argv"] = packages.wrapped(document["argv"])
             with open(temporary / "unit.json", "w") as file:
@@ -250,7 +252,7 @@ class ProcessEngine:
         """Where its secrets are: there is no mount to give the folder the name it should have."""
         if not workload.secrets:
             return {}
-        return {SECRETS_VARIABLE: str(self._secrets.folder(workload.instance))}
+        return {SECRETS_VARIABLE: str(self._secrets.folder_of(workload))}
 
     def _taken_cores(self) -> Iterator[list[int]]:
         for folder in self._units.iterdir():

@@ -1,26 +1,38 @@
-"""A small control plane over real HTTP: hands out tasks until acknowledged, keeps reports."""
+"""A small control plane over real HTTPS: hands out tasks until acknowledged, keeps reports."""
 
 from __future__ import annotations
 
 import base64
 import json
+import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from node_agent.envelope import unseal
 from node_agent.link import AgentKey
+from node_agent.membership import (
+    CERTIFICATE_REQUEST_TYPE,
+    NODE_CONFIG_TYPE,
+    CertificateReply,
+    CertificateRequest,
+    JoinReply,
+    JoinRequest,
+    JoinToken,
+    NodeConfig,
+)
 from node_agent.sealing import seal_values
 from node_agent.wire import (
     POLL_TYPE,
     REPORT_TYPE,
     SECRETS_REQUEST_TYPE,
     SECRETS_TYPE,
-    JoinReply,
-    JoinRequest,
-    JoinToken,
     LaunchTask,
     Poll,
     PollReply,
@@ -32,6 +44,7 @@ from node_agent.wire import (
     WorkloadReport,
     key_id,
 )
+from tests.agent.authority import DAY_S, Authority
 from tests.agent.cases import INSTANCE, NODE, AnyTask, envelope, verifier
 
 PATIENCE_S = 30.0
@@ -43,10 +56,19 @@ class ControlPlane:
 
     `faults` are reports that contradict themselves; a test ends with none. `secrets` are given to
     whoever asks, signed by `secrets_signer` after `secrets_twist` has had its way with them.
+    Certificates are good for `certificate_ttl_s`, and none is given while `ca_away`. `revoked` says
+    so to everything. `config` goes to who has another, signed by `config_signer`.
     """
 
     def __init__(self) -> None:
         self.key = AgentKey.generate()
+        self.authority = Authority()
+        self.certificate_ttl_s = DAY_S
+        self.ca_away = False
+        self.certificates: list[str] = []
+        self.revoked = False
+        self.config: NodeConfig | None = None
+        self.config_signer = self.key
         self.reports: list[Report] = []
         self.away = False
         self.secrets: dict[str, str] = {}
@@ -62,21 +84,31 @@ class ControlPlane:
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self._folder = tempfile.TemporaryDirectory()
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.show(self.authority)
+        self._server.socket = self.tls.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"https://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def reply(self) -> JoinReply:
-        return JoinReply(node=NODE, verifiers=(verifier(self.key),))
+        return JoinReply(node=NODE, verifiers=(verifier(self.key),), ca=self.authority.pem)
+
+    def show(self, authority: Authority, **changes: Any) -> None:
+        """What new connections see from now on."""
+        authority.serve(Path(self._folder.name), self.tls, **changes)
 
     def token(self, **changes: Any) -> str:
         fields = {
-            "server": self.url, "node": NODE, "secret": SECRET,
-            "verifier_hash": self.reply.verifier_hash,
+            "server": self.url, "node": NODE, "secret": SECRET, "ca_hash": self.authority.hash,
         }  # fmt: skip
         raw = JoinToken(**{**fields, **changes}).canonical()
         return base64.urlsafe_b64encode(raw).decode().rstrip("=")
@@ -87,6 +119,7 @@ class ControlPlane:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._folder.cleanup()
         assert self.faults == []
 
     def send(self, make: Callable[..., AnyTask], *arguments: Any, **changes: Any) -> AnyTask:
@@ -131,12 +164,22 @@ class ControlPlane:
 
     # --- what the agent calls ---
 
-    def answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+    def answer(self, path: str, body: bytes, peer: bytes | None) -> tuple[int, bytes]:
+        """`peer`: the certificate that was shown, DER."""
         if self.away:
             return 503, _error("away", "down for maintenance")
+        if self.revoked:
+            return 403, _error("node_revoked", "this node was revoked: lost")
         match path:
+            case "/v1/agent/ca":
+                return 200, json.dumps({"ca": self.authority.pem}).encode()
             case "/v1/agent/join":
                 return self._join(JoinRequest.model_validate_json(body))
+            case "/v1/agent/certificate":
+                return self._certify(body)
+        if not self._is_agents(peer):
+            return 403, _error("certificate_required", "no certificate of the agent's was shown")
+        match path:
             case "/v1/agent/report":
                 return self._take_report(body)
             case "/v1/agent/poll":
@@ -145,12 +188,34 @@ class ControlPlane:
                 return self._answer_secrets(body)
         return 404, _error("not_found", path)
 
+    def _is_agents(self, peer: bytes | None) -> bool:
+        if peer is None or self._agent is None:
+            return False
+        key: Any = x509.load_der_x509_certificate(peer).public_key()
+        return bool(key.public_bytes_raw().hex() == self._agent.public_key)
+
     def _join(self, request: JoinRequest) -> tuple[int, bytes]:
         if request.token != SECRET or self._agent is not None:
             return 403, _error("token_invalid", "unknown, used or expired join token")
-        public = request.public_key
-        self._agent = VerifierKey(key_id=key_id(public), version=1, public_key=public)
-        return 200, self.reply.canonical()
+        self.enrol(request.public_key)
+        certificate = "" if self.ca_away else self.certified(request.csr)
+        return 200, self.reply.model_copy(update={"certificate": certificate}).canonical()
+
+    def enrol(self, public_key: str) -> None:
+        self._agent = VerifierKey(key_id=key_id(public_key), version=1, public_key=public_key)
+
+    def certified(self, csr: str) -> str:
+        self.certificates.append(self.authority.agent(csr, NODE, self.certificate_ttl_s))
+        return self.certificates[-1]
+
+    def _certify(self, body: bytes) -> tuple[int, bytes]:
+        assert self._agent is not None
+        payload, _ = unseal(body, CERTIFICATE_REQUEST_TYPE, [self._agent])
+        request = CertificateRequest.model_validate_json(payload)
+        if self.ca_away:
+            return 503, _error("custody_sealed", "the CA is away")
+        reply = CertificateReply(certificate=self.certified(request.csr))
+        return 200, reply.canonical()
 
     def _take_report(self, body: bytes) -> tuple[int, bytes]:
         assert self._agent is not None
@@ -195,8 +260,19 @@ class ControlPlane:
         poll = Poll.model_validate_json(payload)
         with self._changed:
             self.polls += 1
-            self._changed.wait_for(lambda: bool(self._queue), poll.wait_ms / 1_000)
-            return 200, PollReply(tasks=tuple(self._queue.values())).canonical()
+            self._changed.wait_for(
+                lambda: bool(self._queue) or self._config_for(poll) is not None,
+                poll.wait_ms / 1_000,
+            )
+            tasks = tuple(self._queue.values())
+            return 200, PollReply(tasks=tasks, config=self._config_for(poll)).canonical()
+
+    def _config_for(self, poll: Poll) -> dict[str, Any] | None:
+        if self.config is None or poll.config in {None, self.config.digest}:
+            return None
+        sealed = self.config_signer.seal(self.config.canonical(), NODE_CONFIG_TYPE)
+        document: dict[str, Any] = json.loads(sealed)
+        return document
 
 
 def _error(code: str, message: str) -> bytes:
@@ -210,9 +286,13 @@ def _handler_for(plane: ControlPlane) -> type[BaseHTTPRequestHandler]:
         # Head and body in one piece, or the kernel holds the second back for 40 ms.
         wbufsize = -1
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, content = plane.answer(self.path, body)
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            peer = self.connection.getpeercert(binary_form=True)
+            status, content = plane.answer(self.path, body, peer)
             try:
                 self.send_response(status)
                 if status != 204:
@@ -220,7 +300,7 @@ def _handler_for(plane: ControlPlane) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(content)
                 self.wfile.flush()
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:
                 self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:

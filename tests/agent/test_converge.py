@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.engines.base import unit_name
-from node_agent.learning import RETRY_DELAY_DISK_FULL_MAX_MS
+from node_agent.learning import RETRY_DELAY_DISK_FULL_MAX_MS, learn
 from node_agent.status import workload_report
-from node_agent.steps import Absent, Present, Settled, Wait
+from node_agent.steps import Absent, Failed, Present, Progress, Pull, Settled, Wait
 from node_agent.units import Unit
 from node_agent.wire import ExecProbe, FailureReason, Image, Phase, Port, Readiness, Workload
-from tests.agent.cases import INSTANCE, NODE, workload
+from tests.agent.cases import INSTANCE, NODE, NOW_MS, workload
 from tests.agent.world import HOST_PORT, World, new_world
 
 PATIENCE = 300
@@ -371,3 +371,15 @@ def test_the_same_world_has_the_same_next_step(
         return world.done, replace(world.progress)
 
     assert end_of(new_world(target, OLD)) == end_of(new_world(target, OLD))
+
+
+def test_those_who_wait_for_secrets_do_not_ask_all_at_once() -> None:
+    silent = Failed(FailureReason.SECRET_UNAVAILABLE, "away", transient=True)
+    delays_ms = []
+    for number in range(50):
+        what = workload(instance=f"a/b/c{number}")
+        progress = Progress(tries=20)
+        after = learn(Present(what), progress, Pull(what), silent, NOW_MS)
+        delays_ms.append(after.retry_at_ms - NOW_MS)
+    assert len(set(delays_ms)) > 20
+    assert 15_000 <= min(delays_ms) <= max(delays_ms) <= 30_000

@@ -77,6 +77,7 @@ def stage(docker_host: str, site_image: Callable[[str], Image], tmp_path: Path) 
         Identity(
             node=NODE, server=plane.url, private_key=key.reveal_private(),
             verifiers=reply.verifiers, min_version=1, joined_at_ms=0,
+            certificate=reply.certificate, ca=reply.ca,
         )
     )  # fmt: skip
     engines = make_engines(NODE, tmp_path, ("docker",), docker_host)

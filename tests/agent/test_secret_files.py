@@ -12,7 +12,7 @@ import pytest
 
 from node_agent import secret_files
 from node_agent.engines.base import Cancelled, EngineFailure
-from node_agent.link import AgentKey, Link
+from node_agent.link import AgentKey, Credentials, Link
 from node_agent.sealing import OneTimeKey
 from node_agent.secret_files import SecretFiles
 from node_agent.secret_keeper import SecretKeeper
@@ -20,13 +20,12 @@ from node_agent.state import Identity, StateStore
 from node_agent.wire import (
     MACHINE_IDENTITY,
     FailureReason,
-    JoinRequest,
     SecretFile,
     Secrets,
     Workload,
 )
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, workload
-from tests.agent.control_plane import SECRET, ControlPlane
+from tests.agent.control_plane import ControlPlane
 
 OTHER = "acme/research/other"
 
@@ -51,54 +50,88 @@ def refused(act: Callable[[], object]) -> EngineFailure:
     return caught.value
 
 
+def needing(*secrets: str | SecretFile, instance: str = INSTANCE) -> Workload:
+    """Names are of the instance's own."""
+    files = [SecretFile(name=one) if isinstance(one, str) else one for one in secrets]
+    return workload(secrets=tuple(files), instance=instance)
+
+
+def referring(source: str, name: str = "token", **more: str) -> SecretFile:
+    return SecretFile(name=name, source=source, **more)
+
+
+HERE, THERE = "secret://project/hf", "secret://tenant/hf"
+OWN = needing("token", "admin")
+
+
 class TestFiles:
     def test_what_is_put_can_be_read_by_its_workload_alone(
         self, files: SecretFiles, memory: Path
     ) -> None:
-        files.put(INSTANCE, {"token": "hunter2", "admin": "ä"})
-        folder = files.folder(INSTANCE)
+        files.put(OWN, {"token": "hunter2", "admin": "ä"})
+        folder = files.folder_of(OWN)
         assert (folder / "token").read_bytes() == b"hunter2"
-        assert (folder / "admin").read_text() == "ä"
+        assert (folder / "admin").read_bytes() == "ä".encode()
         modes = [path.stat().st_mode & 0o777 for path in (memory / "secrets", folder)]
         assert modes == [0o700, 0o755]
         assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
         assert sorted(path.name for path in folder.iterdir()) == ["admin", "token"]
 
     def test_what_is_missing_is_told_by_name(self, files: SecretFiles) -> None:
-        assert files.missing(INSTANCE, ["token", "admin"]) == ("admin", "token")
-        files.put(INSTANCE, {"token": "x"})
-        assert files.missing(INSTANCE, ["token", "admin"]) == ("admin",)
-        assert files.missing(OTHER, ["token"]) == ("token",)
+        assert files.missing(OWN) == ("admin", "token")
+        files.put(OWN, {"token": "x"})
+        assert files.missing(OWN) == ("admin",)
+        assert files.missing(needing("token", instance=OTHER)) == ("token",)
 
     def test_others_stay_when_one_is_put(self, files: SecretFiles) -> None:
         """A replaced workload may have to run again."""
-        files.put(INSTANCE, {"token": "x"})
-        files.put(INSTANCE, {"token": "z", "admin": "y"})
-        assert files.missing(INSTANCE, ["token", "admin"]) == ()
+        files.put(needing("token"), {"token": "x"})
+        files.put(OWN, {"token": "z", "admin": "y"})
+        assert files.missing(OWN) == ()
         assert (files.folder(INSTANCE) / "token").read_text() == "z"
 
     def test_a_crash_in_the_middle_leaves_nothing_in_the_way(self, files: SecretFiles) -> None:
-        files.put(INSTANCE, {"admin": "x"})
+        files.put(OWN, {"admin": "x"})
         (files.folder(INSTANCE) / ".token.part").write_text("half")
-        assert files.missing(INSTANCE, ["token"]) == ("token",)
-        files.put(INSTANCE, {"token": "whole"})
+        assert files.missing(OWN) == ("token",)
+        files.put(OWN, {"token": "whole"})
         assert (files.folder(INSTANCE) / "token").read_text() == "whole"
 
     def test_removed_it_is_gone_and_nothing_else(self, files: SecretFiles) -> None:
-        files.put(INSTANCE, {"token": "x"})
-        files.put(OTHER, {"token": "y"})
-        assert (files.residue(INSTANCE), files.residue(OTHER)) == (1, 1)
+        files.put(OWN, {"token": "x"})
+        files.put(needing(referring(HERE)), {"token": "x"})
+        files.put(needing("token", instance=OTHER), {"token": "y"})
+        assert (files.residue(INSTANCE), files.residue(OTHER)) == (2, 1)
         for _ in range(2):
             files.remove(INSTANCE)
         assert (files.residue(INSTANCE), files.residue(OTHER)) == (0, 1)
 
+    def test_another_source_of_the_same_name_is_another_file(self, files: SecretFiles) -> None:
+        """Both are there: the node may go back to the workload before."""
+        before, after = needing(referring(HERE)), needing(referring(THERE))
+        files.put(before, {"token": "project's"})
+        assert files.missing(after) == ("token",)
+        files.put(after, {"token": "tenant's"})
+        read = [(files.folder_of(one) / "token").read_text() for one in (before, after)]
+        assert read == ["project's", "tenant's"]
+        assert files.missing(needing("token")) == ("token",)
+
+    def test_what_no_workload_needs_again_goes(self, files: SecretFiles) -> None:
+        own, before, after = needing("token"), needing(referring(HERE)), needing(referring(THERE))
+        other = needing(referring(HERE), instance=OTHER)
+        for one in (own, before, after, other):
+            files.put(one, {"token": "x"})
+        files.keep_only(INSTANCE, {after.spec_hash})
+        there = [files.missing(one) == () for one in (own, before, after, other)]
+        assert there == [True, False, True, True]
+
     def test_what_an_agent_with_other_settings_left_is_found(self, memory: Path) -> None:
         (memory / "first").touch()
         before = SecretFiles((memory / "first", memory / "second"))
-        before.put(INSTANCE, {"token": "x"})
+        before.put(OWN, {"token": "x"})
         (memory / "first").unlink()
         after = SecretFiles((memory / "first", memory / "second"))
-        after.put(OTHER, {"token": "y"})
+        after.put(needing("token", instance=OTHER), {"token": "y"})
         assert after.folder(OTHER).parent == memory / "first"
         assert after.residue(INSTANCE) == 1
         after.remove(INSTANCE)
@@ -110,7 +143,7 @@ class TestRefused:
         self, files: SecretFiles, memory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(secret_files, "MEMORY_FILE_SYSTEMS", frozenset({"another"}))
-        failure = refused(lambda: files.put(INSTANCE, {"token": "hunter2"}))
+        failure = refused(lambda: files.put(OWN, {"token": "hunter2"}))
         assert failure.message == (
             "no folder in memory to keep secrets in: "
             f"{memory}/secrets would not be in memory (tmpfs)"
@@ -118,7 +151,7 @@ class TestRefused:
         assert not failure.transient
         assert list(memory.iterdir()) == []
         (memory / "secrets").mkdir(mode=0o700)
-        failure = refused(lambda: files.put(INSTANCE, {"token": "hunter2"}))
+        failure = refused(lambda: files.put(OWN, {"token": "hunter2"}))
         assert failure.message.endswith("/secrets is not in memory (tmpfs)")
         assert list((memory / "secrets").iterdir()) == []
 
@@ -149,11 +182,11 @@ class TestRefused:
     def test_a_link_put_in_place_of_a_secret_is_not_followed(
         self, files: SecretFiles, memory: Path
     ) -> None:
-        files.put(INSTANCE, {"admin": "x"})
+        files.put(OWN, {"admin": "x"})
         (memory / "outside").write_text("untouched")
         for name in ("token", ".token.part"):
             (files.folder(INSTANCE) / name).symlink_to(memory / "outside")
-        files.put(INSTANCE, {"token": "x"})
+        files.put(OWN, {"token": "x"})
         assert (memory / "outside").read_text() == "untouched"
         assert not (files.folder(INSTANCE) / "token").is_symlink()
 
@@ -175,9 +208,8 @@ def plane() -> Iterator[ControlPlane]:
 def keeper(plane: ControlPlane, files: SecretFiles, tmp_path: Path) -> Iterator[SecretKeeper]:
     """Of an agent that joined `plane`."""
     key = AgentKey.generate()
-    request = JoinRequest(token=SECRET, node=NODE, public_key=key.public_key)
-    status, _ = plane.answer("/v1/agent/join", request.canonical())
-    assert status == 200
+    plane.enrol(key.public_key)
+    certificate = plane.certified(key.request_certificate(NODE))
     store = StateStore(tmp_path, NOW_MS)
     store.save_identity(
         Identity(
@@ -185,18 +217,14 @@ def keeper(plane: ControlPlane, files: SecretFiles, tmp_path: Path) -> Iterator[
             verifiers=plane.reply.verifiers, min_version=1, joined_at_ms=0,
         )
     )  # fmt: skip
-    link = Link(plane.url, key)
+    link = Link(plane.url, key, lambda: Credentials(plane.authority.pem, certificate))
     yield SecretKeeper(files, link, store, Clock())
     link.close()
     store.close()
 
 
-def needing(*names: str) -> Workload:
-    return workload(secrets=tuple(SecretFile(name=name) for name in names))
-
-
-def provide(keeper: SecretKeeper, *names: str) -> None:
-    keeper.provide(needing(*names), threading.Event())
+def provide(keeper: SecretKeeper, *secrets: str | SecretFile, starts: bool = False) -> None:
+    keeper.provide(needing(*secrets), threading.Event(), starts=starts)
 
 
 class TestKeeper:
@@ -227,7 +255,7 @@ class TestKeeper:
         )
         plane.away = False
         provide(keeper, "token")
-        assert files.missing(INSTANCE, ["token"]) == ()
+        assert files.missing(needing("token")) == ()
 
     def test_nothing_waits_for_an_identity(
         self, keeper: SecretKeeper, plane: ControlPlane, files: SecretFiles
@@ -299,3 +327,76 @@ class TestKeeper:
         with pytest.raises(Cancelled):
             keeper.provide(needing("token"), called_off)
         assert keeper.residue(INSTANCE) == 0
+
+
+class TestReferences:
+    """What somebody put there, and may write anew."""
+
+    TOKEN = referring(HERE)
+
+    @pytest.fixture(autouse=True)
+    def _written(self, plane: ControlPlane) -> None:
+        plane.secrets[self.TOKEN.asked] = "first"
+
+    def read(self, files: SecretFiles) -> str:
+        return (files.folder_of(needing(self.TOKEN)) / "token").read_text()
+
+    def test_it_is_asked_for_by_its_source_and_anew_before_each_start(
+        self, keeper: SecretKeeper, plane: ControlPlane, files: SecretFiles
+    ) -> None:
+        provide(keeper, self.TOKEN)
+        provide(keeper, self.TOKEN)
+        plane.secrets[self.TOKEN.asked] = "second"
+        assert self.read(files) == "first"
+        provide(keeper, self.TOKEN, starts=True)
+        assert self.read(files) == "second"
+        assert plane.secrets_asked == [("token=secret://project/hf",)] * 2
+
+    def test_the_instances_own_are_asked_for_once(
+        self, keeper: SecretKeeper, plane: ControlPlane
+    ) -> None:
+        for _ in range(2):
+            provide(keeper, self.TOKEN, "admin", starts=True)
+        assert plane.secrets_asked == [("admin", self.TOKEN.asked), (self.TOKEN.asked,)]
+
+    @pytest.mark.parametrize("why", ["away", "refused", "forged"])
+    def test_without_a_good_answer_what_is_there_is_used(
+        self, keeper: SecretKeeper, plane: ControlPlane, files: SecretFiles, why: str
+    ) -> None:
+        provide(keeper, self.TOKEN)
+        plane.away = why == "away"
+        if why == "refused":
+            plane.secrets.clear()
+        if why == "forged":
+            plane.secrets_signer = AgentKey.generate()
+        provide(keeper, self.TOKEN, starts=True)
+        assert self.read(files) == "first"
+
+    def test_one_that_is_not_there_waits_with_the_control_planes_words(
+        self, keeper: SecretKeeper, plane: ControlPlane
+    ) -> None:
+        plane.secrets.clear()
+        failure = refused(lambda: provide(keeper, self.TOKEN, starts=True))
+        assert failure.transient
+        assert "not_placed: no such instance is placed on this node" in failure.message
+
+    def test_an_old_value_is_not_taken_for_that_of_another_source(
+        self, keeper: SecretKeeper, plane: ControlPlane
+    ) -> None:
+        provide(keeper, self.TOKEN)
+        plane.away = True
+        refused(lambda: provide(keeper, referring(THERE)))
+        refused(lambda: provide(keeper, "token"))
+
+    @pytest.mark.parametrize("value", ["a\0b", "x" * 200_000], ids=["NUL", "too long"])
+    def test_what_no_variable_holds_is_refused_without_quoting_it(
+        self, keeper: SecretKeeper, plane: ControlPlane, value: str
+    ) -> None:
+        plane.secrets[self.TOKEN.asked] = value
+        in_variable = self.TOKEN.model_copy(update={"env": "HF_TOKEN"})
+        failure = refused(lambda: provide(keeper, in_variable))
+        assert failure.message == (
+            "the secret token does not fit into the variable HF_TOKEN: it holds a NUL or is over "
+            "120000 bytes; leave env out and read its file"
+        )
+        provide(keeper, self.TOKEN)

@@ -111,6 +111,7 @@ def _joined(plane: ControlPlane, folder: Path) -> StateStore:
         Identity(
             node=NODE, server=plane.url, private_key=key.reveal_private(),
             verifiers=reply.verifiers, min_version=1, joined_at_ms=0,
+            certificate=reply.certificate, ca=reply.ca,
         )
     )  # fmt: skip
     return store
@@ -219,6 +220,61 @@ def test_what_can_not_be_removed_is_counted(bench: Bench, monkeypatch: pytest.Mo
             stuck.message
         )
     bench.plane.wait_for_workload(lambda w: w.phase is Phase.REMOVED)
+    assert bench.files.residue(INSTANCE) == 0
+
+
+def referring(bench: Bench, source: str, **changes: Any) -> Workload:
+    """The same workload, whose secret somebody else wrote."""
+    token = SecretFile(name="token", source=source)
+    bench.plane.secrets.setdefault(token.asked, f"{VALUE} of {source}")
+    return bench.what.model_copy(update={"secrets": (token,), **changes})
+
+
+def read(bench: Bench, what: Workload) -> str:
+    return (bench.files.folder_of(what) / "token").read_text()
+
+
+def test_what_was_written_since_is_there_at_the_next_start(bench: Bench) -> None:
+    what = referring(bench, "secret://project/a")
+    bench.plane.send(launch, what)
+    bench.plane.wait_for_workload(is_ready)
+    bench.plane.secrets[what.secrets[0].asked] = "newer"
+    assert read(bench, what) == f"{VALUE} of secret://project/a"
+    bench.kill()
+    bench.plane.wait_for_workload(lambda w: is_ready(w) and w.restarts == 1)
+    assert read(bench, what) == "newer"
+
+
+def test_a_restart_while_the_control_plane_is_away_uses_what_is_there(bench: Bench) -> None:
+    what = referring(bench, "secret://project/a")
+    bench.plane.send(launch, what)
+    bench.plane.wait_for_workload(is_ready)
+    bench.plane.away = True
+    bench.kill()
+    eventually(lambda: bench.unit().status == "running")
+    bench.plane.away = False
+    bench.plane.wait_for_workload(lambda w: is_ready(w) and w.restarts == 1)
+    assert read(bench, what) == f"{VALUE} of secret://project/a"
+
+
+def test_gone_back_from_another_source_it_reads_its_own_again(bench: Bench) -> None:
+    good = referring(bench, "secret://project/a")
+    deaf = Readiness(probe=ExecProbe(command=("/no/such",)), interval_ms=50, start_budget_ms=1_500)
+    bad = referring(bench, "secret://tenant/a", readiness=deaf)
+    bench.plane.send(launch, good)
+    bench.plane.wait_for_workload(is_ready)
+    bench.plane.send(launch, bad)
+    bench.plane.wait_for_workload(lambda w: w.phase is Phase.FAILED and w.retained)
+    values = [read(bench, one) for one in (good, bad)]
+    assert values == [f"{VALUE} of secret://project/a", f"{VALUE} of secret://tenant/a"]
+    after = referring(bench, "secret://project/b")
+    bench.plane.send(launch, after)
+    bench.plane.wait_for_workload(lambda w: is_ready(w) and w.running_hash == after.spec_hash)
+    eventually(lambda: bench.files.residue(INSTANCE) == 1)
+    bench.plane.send(remove)
+    gone = bench.plane.wait_for_workload(lambda w: w.phase is Phase.REMOVED)
+    assert gone.proof is not None
+    assert gone.proof.clean
     assert bench.files.residue(INSTANCE) == 0
 
 

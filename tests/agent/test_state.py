@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from node_agent.disk import StateUnusable
 from node_agent.engines.base import EngineFailure
 from node_agent.link import AgentKey
+from node_agent.membership import NodeConfig
 from node_agent.ports import HostPorts
 from node_agent.state import REMOVED_KEPT_MS, Identity, StateStore
 from node_agent.steps import Absent, Fault, Present, Progress
@@ -183,6 +185,44 @@ def test_old_removals_are_forgotten_but_not_their_numbers(tmp_path: Path) -> Non
         assert store.identity is not None
         assert store.identity.seq_floor >= 9
         assert store.last_seq == 11
+
+
+def test_what_an_earlier_agent_wrote_of_itself_can_be_read(tmp_path: Path) -> None:
+    """It had neither certificate nor CA, and is to join again; what runs is known meanwhile."""
+    with opened(tmp_path) as store:
+        store.save_identity(identity())
+        store.accept(launch(1), NOW_MS)
+    stored = tmp_path / "agent.json"
+    document = json.loads(stored.read_text())
+    for field in ("certificate", "ca", "config"):
+        del document[field]
+    stored.write_text(json.dumps(document))
+    with opened(tmp_path) as store:
+        found = store.identity
+        assert found is not None
+        assert (found.certificate, found.ca, found.config) == ("", "", None)
+        assert not found.joined_securely
+        assert store.instance(INSTANCE) is not None
+
+
+def test_certificate_and_config_outlive_the_agent_beside_each_other(tmp_path: Path) -> None:
+    joined, newer = identity(), AgentKey.generate()
+    config = NodeConfig(
+        node=NODE, issued_at_ms=NOW_MS, verifiers=(verifier(newer, 2),), min_version=2
+    )
+    with opened(tmp_path) as store:
+        store.save_identity(joined.model_copy(update={"server": "https://127.0.0.1:1", "ca": "ca"}))
+        store.save_certificate("chain")
+        store.save_config(config)
+        store.next_report_seq(NOW_MS)
+    with opened(tmp_path) as store:
+        found = store.identity
+        assert found is not None
+        assert (found.certificate, found.ca, found.config) == ("chain", "ca", config)
+        # The retired one is known, and below the minimum: what it signs is told from a stranger's.
+        assert found.verifiers == (*joined.verifiers, verifier(newer, 2))
+        assert found.min_version == 2
+        assert found.joined_securely
 
 
 def test_report_numbers_rise_over_restarts_and_clock_steps(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -63,15 +63,24 @@ class Disk:
 
 @dataclass
 class Secrets:
-    """Somebody who brings secrets; counts how often they are asked."""
+    """Somebody who brings secrets; counts how often they are asked. `kept`: for which workloads."""
 
     asked: int = 0
+    asked_at_start: int = 0
     failing: bool = False
+    kept: set[str] = field(default_factory=set)
 
-    def provide(self, workload: Workload, called_off: threading.Event) -> None:
+    def provide(
+        self, workload: Workload, called_off: threading.Event, *, starts: bool = False
+    ) -> None:
         self.asked += 1
+        self.asked_at_start += starts
         if self.failing:
             raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, "away", transient=True)
+        self.kept.add(workload.spec_hash)
+
+    def keep_only(self, instance: str, spec_hashes: Collection[str]) -> None:
+        self.kept &= {*spec_hashes}
 
     def remove(self, instance: str) -> None:
         return
@@ -317,3 +326,36 @@ def test_what_came_without_all_its_secrets_gets_the_rest_while_it_runs(failing: 
     published = host.turns[INSTANCE].published
     assert published is not None
     assert published.report.phase is Phase.READY
+
+
+def reading(source: str, *command: str) -> Workload:
+    token = SecretFile(name="token", source=source)
+    return workload(secrets=(token,), readiness=Readiness(), command=command or ("serve",))
+
+
+def test_secrets_are_looked_at_anew_before_each_start_and_only_then(host: Host) -> None:
+    host.launch(1, reading("secret://project/a"))
+    host.run(NOW_MS + 5_000)
+    assert host.secrets.asked_at_start == 1
+    host.engine.end(host.engine.units(INSTANCE)[0], 137)
+    host.run(host.time_ms + 3 * CATCH_UP_MS)
+    assert host.secrets.asked_at_start == 2
+
+
+def test_secrets_of_a_replaced_workload_go_with_its_unit(host: Host) -> None:
+    before, broken, after = (
+        reading("secret://project/a"),
+        reading("secret://project/b", "exit", "3"),
+        reading("secret://project/c"),
+    )
+    host.launch(1, before)
+    host.run(NOW_MS + 5_000)
+    host.launch(2, broken)
+    host.run(host.time_ms + 30_000)
+    # It was gone back to, and of what failed the unit is kept, for its log.
+    assert host.phase() is Phase.FAILED
+    assert before.spec_hash in host.secrets.kept
+    host.launch(3, after)
+    host.run(host.time_ms + 30_000)
+    assert host.phase() is Phase.READY
+    assert host.secrets.kept == {after.spec_hash}

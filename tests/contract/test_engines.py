@@ -293,6 +293,13 @@ def test_a_command_probe(bench: Bench, word: str, ready: bool) -> None:
     assert bench.engine.probe(unit, ExecProbe(command=program), 5_000).ready is ready
 
 
+def test_a_command_probe_that_is_not_there_is_not_ready(bench: Bench) -> None:
+    unit = bench.run(bench.workload(command=bench.deaf))
+    probed = bench.engine.probe(unit, ExecProbe(command=("/no/such/probe",)), 5_000)
+    assert not probed.ready
+    assert probed.detail
+
+
 def test_a_probe_of_an_unpublished_port_says_so(bench: Bench) -> None:
     unit = bench.run(bench.workload())
     probed = bench.engine.probe(unit, HttpProbe(port=9), 500)

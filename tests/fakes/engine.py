@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from node_agent.engines import secret_env
 from node_agent.engines.base import (
     Cancelled,
     EngineFacts,
@@ -21,6 +22,7 @@ from node_agent.engines.base import (
     endpoints_of,
     unit_name,
 )
+from node_agent.secret_files import SecretFiles
 from node_agent.units import Probed, Unit
 from node_agent.wire import ExecProbe, FailureReason, Image, Probe, Workload
 
@@ -32,6 +34,7 @@ class FakeEngine:
     `exec_override` is what every command probe runs instead; `sticky_volumes` can't be removed.
     `disk_full` fails what writes; `pruned` images have to be pulled again; `own_ways` is how every
     container it makes differs from what was asked for. `calls` counts what it was asked, by method.
+    `environments` is what each unit found at its last start, its secrets from `secrets`.
     """
 
     node: str
@@ -46,10 +49,13 @@ class FakeEngine:
     pruned: set[str] = field(default_factory=set)
     own_ways: tuple[str, ...] = ()
     calls: Counter[str] = field(default_factory=Counter)
+    secrets: SecretFiles | None = None
+    environments: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._units: dict[str, Unit] = {}
         self._commands: dict[str, tuple[str, ...]] = {}
+        self._workloads: dict[str, Workload] = {}
         self._changed: Callable[[str | None], None] = lambda _: None
         self._lock = threading.RLock()
         self._closed = threading.Event()
@@ -82,6 +88,8 @@ class FakeEngine:
             self._write()
             if workload.image.digest in self.pruned:
                 raise EngineFailure(FailureReason.IMAGE_NOT_FOUND, "no such image")
+            if secret_env.wanted(workload):
+                secret_env.wrapped(workload, workload.command)
             name = unit_name(workload.instance, workload.spec_hash)
             if name in self._units:
                 raise EngineFailure(FailureReason.CREATE_REFUSED, f"{name} exists", transient=True)
@@ -99,6 +107,7 @@ class FakeEngine:
                 altered=self.own_ways,
             )
             self._commands[name] = workload.command
+            self._workloads[name] = workload
             self.volumes[f"{name}-data"] = workload.instance
 
     def start(self, unit: Unit) -> None:
@@ -106,6 +115,7 @@ class FakeEngine:
             self._answer("start")
             if any(e.host_port in self.taken_ports for e in unit.endpoints):
                 raise EngineFailure(FailureReason.PORT_IN_USE, "the port is taken")
+            self._fill_environment(unit.unit_id)
             match self._commands[unit.unit_id]:
                 case ("serve" | "deaf",):
                     self._set(unit.unit_id, status="running", exit_code=None)
@@ -113,6 +123,16 @@ class FakeEngine:
                     self._set(unit.unit_id, status="exited", exit_code=int(code))
                 case _:
                     raise EngineFailure(FailureReason.COMMAND_NOT_FOUND, "no such command")
+
+    def _fill_environment(self, unit_id: str) -> None:
+        workload = self._workloads[unit_id]
+        found = dict(workload.env)
+        if self.secrets is not None:
+            folder = self.secrets.folder_of(workload)
+            for secret in workload.secrets:
+                if secret.env:
+                    found[secret.env] = (folder / secret.name).read_bytes().decode()
+        self.environments[unit_id] = found
 
     def stop(self, unit: Unit, grace_ms: int) -> None:
         with self._lock:
