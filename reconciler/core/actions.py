@@ -119,6 +119,28 @@ class Move:
 Action = Launch | Replace | Control | Remove | Move
 
 
+@dataclass(frozen=True)
+class KeyAction:
+    """Make a version of a signing key, or retire those before one. No instance is touched.
+
+    rotate: `version` signs from now on, once all who verify know it; `version_from` is the newest
+    there is, 0 for none. retire: what is below `version` signs and verifies no more; `version_from`
+    is the oldest there is.
+    """
+
+    kind: Literal["rotate", "retire"]
+    key: str
+    version: int
+    version_from: int
+    reason: str
+    held: Held | None = None
+
+
+def key_action_id(action: KeyAction) -> str:
+    """In words: it stands in plans that people read."""
+    return f"{action.kind}/{action.key}/{action.version}"
+
+
 def subject_of(action: Action) -> InstanceKey:
     """Whose record it acts on: that of the former name, for a move."""
     return action.moved_from if isinstance(action, Move) else action.instance

@@ -1,4 +1,4 @@
-"""The Environment's guards and exceptions, from the manifest's words to values a plan works with.
+"""The Environment's guards, exceptions and keys, from words to values that a plan works with.
 
 Rules: total. A time that is no day of the calendar is a problem of the manifest
 (`checks.terms`), and counts as long past here, so that no exception outlives a typing error.
@@ -6,7 +6,15 @@ Rules: total. A time that is no day of the calendar is a problem of the manifest
 
 from __future__ import annotations
 
-from reconciler.core.desired import Approval, Budget, Guards, IgnoreRule, Term, Window
+from reconciler.core.desired import (
+    Approval,
+    Budget,
+    Guards,
+    IgnoreRule,
+    KeyWish,
+    Term,
+    Window,
+)
 from reconciler.core.kinds import base
 from reconciler.core.kinds.environment import EnvironmentSpec, RemovalBudget, SyncWindow
 from reconciler.core.times import parse_time_ms
@@ -39,6 +47,17 @@ def guards_of(environment: EnvironmentSpec) -> Guards:
         ),
         manual=sync.mode == "manual",
     )
+
+
+def key_wishes(environment: EnvironmentSpec) -> dict[str, KeyWish]:
+    """By the name of the key, those that it says anything of."""
+    wanted = environment.signing_keys
+    named = {"artifacts": wanted.artifacts, "tasks": wanted.tasks}
+    return {
+        name: KeyWish(key.version, min(key.min_version or 1, key.version))
+        for name, key in named.items()
+        if key is not None
+    }
 
 
 def term_of(term: base.Term) -> Term:

@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reconciler.core.actions import Action, Held, Launch, Move, Remove, Replace, action_id
+from reconciler.core.actions import (
+    Action,
+    Held,
+    KeyAction,
+    Launch,
+    Move,
+    Remove,
+    Replace,
+    action_id,
+    key_action_id,
+)
 from reconciler.core.names import instance_of, member_name
 from reconciler.core.plan import Finding
 from reconciler.core.times import time_text
@@ -26,6 +36,8 @@ from reconciler.views.plan_words import (
     disturbed,
     grouped,
     held_groups,
+    key_cause_of,
+    key_change_of,
     listed,
     opens,
     order_of,
@@ -69,6 +81,7 @@ def plan_lines(shown: Shown, *, everything: bool = False) -> list[Line]:
     return [
         Line(f"Plan {plan.plan_id} for revision {revision}{of}", "title"),
         *notes,
+        *_keys(shown),
         *_radius(shown),
         *_ready(shown, everything),
         *_gone(shown),
@@ -80,10 +93,24 @@ def plan_lines(shown: Shown, *, everything: bool = False) -> list[Line]:
     ]
 
 
+def _keys(shown: Shown) -> Iterator[Line]:
+    if shown.plan.keys:
+        yield Line("")
+        yield Line(f"Signing keys ({len(shown.plan.keys)})", "title")
+    for action in shown.plan.keys:
+        change = key_change_of(action) + key_cause_of(shown, action)
+        style = "held" if action.held else "upgrade"
+        yield Line(f"  ~ {action.kind:<9} {action.key}: {change}", style)
+        yield Line(f"      {action.reason}", "dim")
+        if action.held:
+            yield Line(f"      held, {action.held.code}: {action.held.message}", "held")
+
+
 def _radius(shown: Shown) -> Iterator[Line]:
     radius = shown.radius
     yield Line("")
-    nothing = "" if shown.plan.ready else "nothing is carried out now"
+    idle = "no instance is touched" if shown.plan.ready_keys else "nothing is carried out now"
+    nothing = "" if shown.plan.ready else idle
     yield Line(f"Blast radius: {nothing or disturbed(radius)}", "title")
     for what, names in reach(radius):
         yield Line(f"  {what}: {listed(names, _NAMES_MAX)}")
@@ -227,6 +254,7 @@ def plan_document(shown: Shown) -> Mapping[str, Any]:
         "break_glass": asdict(term) if term else None,
         "wake_at_ms": plan.wake_at_ms,
         "base": comparison.base if comparison else None,
+        "keys": [_key_document(shown, action) for action in plan.keys],
         "actions": [_action_document(shown, action) for action in plan.actions],
         "no_longer_pending": [action_id(a) for a in comparison.gone] if comparison else [],
         "waiting": [asdict(waiting) for waiting in plan.waiting],
@@ -238,6 +266,20 @@ def plan_document(shown: Shown) -> Mapping[str, Any]:
 
 def _finding_document(finding: Finding) -> dict[str, Any]:
     return asdict(finding)
+
+
+def _key_document(shown: Shown, action: KeyAction) -> dict[str, Any]:
+    key, comparison = key_action_id(action), shown.comparison
+    return {
+        "action_id": key,
+        "action": action.kind,
+        "key": action.key,
+        "version": action.version,
+        "version_from": action.version_from,
+        "reason": action.reason,
+        "held": _held_document(action.held) if action.held else None,
+        "by_this_change": key in comparison.keys if comparison else None,
+    }
 
 
 def _action_document(shown: Shown, action: Action) -> dict[str, Any]:

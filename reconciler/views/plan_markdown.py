@@ -28,6 +28,8 @@ from reconciler.views.plan_words import (
     disturbed,
     grouped,
     held_groups,
+    key_cause_of,
+    key_change_of,
     listed,
     opens,
     order_of,
@@ -78,6 +80,7 @@ def plan_markdown(shown: Shown, *, everything: bool = False) -> str:
     sections = [
         *_radius(shown),
         *_problems(shown),
+        *_keys(shown),
         *_ready(shown, everything),
         *_gone(shown),
         *_held(shown, everything),
@@ -144,6 +147,16 @@ def _problems(shown: Shown) -> list[_Section]:
         for p in shown.problems
     )
     return [_Section(("#### Problems of this revision", ""), rows, ("",))] if rows else []
+
+
+def _keys(shown: Shown) -> list[_Section]:
+    rows = tuple(
+        f"- {action.kind} {_code(action.key)}: {key_change_of(action)}{key_cause_of(shown, action)}"
+        f" ({cell(action.reason)})"
+        + (f", held, {_code(action.held.code)}: {cell(action.held.message)}" if action.held else "")
+        for action in shown.plan.keys
+    )
+    return [_Section((f"#### Signing keys ({len(rows)})", ""), rows, ("",))] if rows else []
 
 
 def _ready(shown: Shown, everything: bool) -> list[_Section]:

@@ -14,11 +14,13 @@ from node_agent.wire import LABEL_APP, LABEL_VERSION, Workload
 from reconciler.core.actions import (
     Action,
     Control,
+    KeyAction,
     Launch,
     Move,
     Remove,
     Replace,
     action_id,
+    key_action_id,
 )
 from reconciler.core.names import ActionId, InstanceKey, Revision
 from reconciler.core.plan import Finding, Plan
@@ -73,6 +75,8 @@ class Comparison:
     base: Revision
     caused: frozenset[ActionId]
     gone: tuple[Action, ...] = ()
+    keys: frozenset[str] = frozenset()
+    """Ids of the key actions that it causes."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,20 @@ def change_of(action: Action) -> str:
     if isinstance(action, Move):
         return f"was {action.moved_from}, nothing is restarted"
     return verb_of(action)
+
+
+def key_change_of(action: KeyAction) -> str:
+    """`version 1 → 2`, or `versions below 2`."""
+    if action.kind == "retire":
+        return f"versions below {action.version}"
+    before = f"{action.version_from} → " if action.version_from else ""
+    return f"version {before}{action.version}"
+
+
+def key_cause_of(shown: Shown, action: KeyAction) -> str:
+    comparison = shown.comparison
+    mine = comparison is not None and key_action_id(action) in comparison.keys
+    return ", by this change" if mine else ""
 
 
 def details_of(shown: Shown, action: Action) -> tuple[str, ...]:
@@ -223,12 +241,13 @@ def summary(plan: Plan) -> str:
         "to change": sum(isinstance(a, Replace | Control) for a in ready),
         "to remove": sum(isinstance(a, Remove) for a in ready),
         "to move": sum(isinstance(a, Move) for a in ready),
-        "held": len(plan.held),
+        "to do with keys": len(plan.ready_keys),
+        "held": len(plan.held) + len(plan.keys) - len(plan.ready_keys),
         "under way": len(plan.waiting),
         "ignored": len(plan.ignored),
         "unchanged": plan.unchanged,
     }
-    rare = ("to move", "ignored")
+    rare = ("to move", "to do with keys", "ignored")
     told = [f"{count} {name}" for name, count in counts.items() if count or name not in rare]
     return ", ".join(told) + "."
 

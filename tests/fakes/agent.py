@@ -11,6 +11,7 @@ from node_agent.envelope import unseal
 from node_agent.status import origin_of
 from node_agent.wire import (
     TASK_TYPE,
+    ConfigSeen,
     ControlTask,
     FailureReason,
     Inventory,
@@ -48,6 +49,7 @@ class FakeAgent:
     launches: list[str] = field(default_factory=list)
     seq: int = 0
     last_task_seq: int = 0
+    config: ConfigSeen | None = None
 
     def join(self, now_ms: int) -> None:
         self.store.add_join_token("secret-hash-" + self.node, self.node, now_ms + 1000)
@@ -73,6 +75,7 @@ class FakeAgent:
             complete=complete,
             inventory=INVENTORY,
             workloads=tuple(w for _, w in sorted(self.reports.items())),
+            config=self.config,
         )
         self.store.save_report(
             self.node, report.canonical().decode(), self.seq, self.last_task_seq, now_ms

@@ -132,6 +132,25 @@ class PolicyDefaults(Part):
     tenant_boundary_mode: TenantBoundaryMode = "project_isolated"
 
 
+VersionNumber = Annotated[Int, Field(ge=1, le=1000)]
+
+
+class SigningKey(Part):
+    """The version that should sign. Those before it go by themselves once nobody needs them (the
+    key of tasks); with `min_version` those below it go now, whoever is away.
+    """
+
+    version: VersionNumber
+    min_version: VersionNumber | None = None
+
+
+class SigningKeys(Part):
+    """Without a word on a key nothing is done about it: it has the versions that it has."""
+
+    tasks: SigningKey | None = None
+    artifacts: SigningKey | None = None
+
+
 SnapshotKey = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """An ed25519 public key, hex."""
 
@@ -148,6 +167,7 @@ class EnvironmentSpec(Part):
     vault: Vault | None = None
     guards: RemovalGuards = RemovalGuards()
     sync: Sync = Sync()
+    signing_keys: SigningKeys = SigningKeys()
     snapshot_keys: UniqueItems[SnapshotKey] = Field(default=(), max_length=16)
     defaults: PolicyDefaults = PolicyDefaults()
 

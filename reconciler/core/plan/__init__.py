@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.core.actions import Action, action_id
+from reconciler.core.actions import Action, KeyAction, action_id, key_action_id
 from reconciler.core.desired import Term
 from reconciler.core.names import InstanceKey, Revision, content_hash
 
@@ -58,6 +58,8 @@ class Plan:
     """Whether a person asked for exactly this plan (`gpuaas apply PLAN`)."""
     removals_approved: bool = False
     """Whether the Environment approves of exactly these removals."""
+    keys: tuple[KeyAction, ...] = ()
+    """What is to be done about signing keys, in this order, before any action."""
 
     @property
     def ready(self) -> tuple[Action, ...]:
@@ -69,19 +71,27 @@ class Plan:
         return tuple(action for action in self.actions if action.held is not None)
 
     @property
+    def ready_keys(self) -> tuple[KeyAction, ...]:
+        return tuple(action for action in self.keys if action.held is None)
+
+    @property
     def stalled(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "stalled")
 
     @property
     def empty(self) -> bool:
         """Nothing to do and nothing under way."""
-        return not self.actions and not self.waiting
+        return not self.actions and not self.waiting and not self.keys
 
     @property
     def plan_id(self) -> str:
-        return plan_id_of(self.revision, self.base, self.actions)
+        return plan_id_of(self.revision, self.base, self.actions, self.keys)
 
 
-def plan_id_of(revision: Revision, base: str, actions: Iterable[Action]) -> str:
+def plan_id_of(
+    revision: Revision, base: str, actions: Iterable[Action], keys: Iterable[KeyAction] = ()
+) -> str:
     """What a plan is called: by what it would do, whatever holds it back, in whatever order."""
-    return content_hash(revision, base, sorted(action_id(action) for action in actions))[:16]
+    rotated = sorted(key_action_id(action) for action in keys)
+    rest = (rotated,) if rotated else ()
+    return content_hash(revision, base, sorted(map(action_id, actions)), *rest)[:16]

@@ -14,6 +14,7 @@ from reconciler.core.plan.budgets import approved_sets, removals_id, removals_wa
 from reconciler.core.plan.findings import all_findings
 from reconciler.core.plan.guards import Situation, guard_findings, hold_back
 from reconciler.core.plan.instances import Case, decide
+from reconciler.core.plan.keys import hold_keys, key_findings, wanted_of_keys
 from reconciler.core.plan.moves import moving, put_off
 from reconciler.core.plan.order import ordered, stopped_dependencies
 from reconciler.core.plan.terms import in_force, sort_out
@@ -54,19 +55,23 @@ def compute_plan(
         for key, record in sorted(later.items())
     ]
     base = observed.fingerprint
-    plan_id = plan_id_of(desired.revision, base, actions)
+    keys = wanted_of_keys(desired.keys, observed, intents)
+    plan_id = plan_id_of(desired.revision, base, actions, keys)
     asked_for = "" if plan_id in approved else plan_id
     situation = Situation(desired, observed, records, followed, now_ms, asked_for)
     actions = hold_back(actions, situation)
+    keys = hold_keys(keys, desired, asked_for, now_ms)
     findings += [
         *all_findings(desired, observed, records, actions, followed),
         *guard_findings(actions, records),
         *stopped_dependencies(actions, records),
+        *key_findings(desired.keys, observed, keys),
         *_moved_on(approved, plan_id),
     ]
     told, ignored = sort_out(findings, desired.guards, now_ms)
     removals = removals_id(removals_wanted(actions, records))
-    opens = [a.held.until_ms for a in actions if a.held is not None and a.held.until_ms is not None]
+    held = [action.held for action in (*actions, *keys) if action.held is not None]
+    opens = [one.until_ms for one in held if one.until_ms is not None]
     return Plan(
         revision=desired.revision,
         base=base,
@@ -80,6 +85,7 @@ def compute_plan(
         wake_at_ms=min((at_ms for at_ms in opens if at_ms > now_ms), default=None),
         approved=not asked_for,
         removals_approved=removals in approved_sets(desired.guards, now_ms),
+        keys=keys,
     )
 
 

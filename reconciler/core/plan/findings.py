@@ -111,6 +111,7 @@ _HINTS = {
     "node_offline": "what runs there goes on; the log of the agent on that host says why",
     "engine_unavailable": "look at that engine on the host; its agent goes on by itself",
     "report_unreadable": "update the agent on that host",
+    "node_revoked": f"what runs there goes on; to trust that host once more, {_JOIN_AGAIN}",
 }
 
 
@@ -124,12 +125,23 @@ def _node_findings(desired: Desired, observed: Observed) -> list[Finding]:
             hint = hint.format(node=name)
             found.append(Finding("info", seen.code, f"Node/{name}", seen.reason, hint))
         elif seen.value.refusal:
-            why = f"node {name} takes no tasks: {seen.value.refusal}"
-            full = seen.value.refusal.startswith("state_not_written")
-            hint = "make room for the agent's state on that host" if full else _JOIN_AGAIN
-            hint = hint.format(node=name)
-            found.append(Finding("stalled", "task_refused", f"Node/{name}", why, hint))
+            found.append(_refusal_finding(name, seen.value.refusal))
     return found
+
+
+def _refusal_finding(name: str, refusal: str) -> Finding:
+    """A node that believes no NodeConfig takes tasks all the same, as long as it knows their key.
+    """
+    refuses = "does not believe its configuration" if _is_of_config(refusal) else "takes no tasks"
+    full = refusal.startswith("state_not_written")
+    hint = "make room for the agent's state on that host" if full else _JOIN_AGAIN
+    code = "config_refused" if _is_of_config(refusal) else "task_refused"
+    why = f"node {name} {refuses}: {refusal}"
+    return Finding("stalled", code, f"Node/{name}", why, hint.format(node=name))
+
+
+def _is_of_config(refusal: str) -> bool:
+    return refusal.startswith("config_refused")
 
 
 def _stray_findings(desired: Desired, observed: Observed, records: Records) -> list[Finding]:

@@ -29,6 +29,7 @@ NEEDS_A_PERSON = frozenset(
         "dependency_cycle",
         "name_in_use_on_node",
         "removal_budget",
+        "secret_missing",
         "tombstone_missing",
         "version_deprecated",
     }

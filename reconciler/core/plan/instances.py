@@ -20,6 +20,7 @@ from reconciler.core.actions import (
     Remove,
     Replace,
 )
+from reconciler.core.custody.referred import secret_hold
 from reconciler.core.desired import Target
 from reconciler.core.lifecycle import next_epoch
 from reconciler.core.names import InstanceKey, member_name
@@ -166,8 +167,8 @@ def _absent(case: Case, target: Target) -> Verdict:
     if record is None or not record.applied_hash:
         if not target.instance.may_start:
             return _launch(case, target, "new instance", Held("version_deprecated", _DEPRECATED))
-        return _launch(case, target, "new instance", _artifact_hold(case))
-    return _launch(case, target, "drift: its node no longer has it", _artifact_hold(case))
+        return _launch(case, target, "new instance", _supplies_hold(case))
+    return _launch(case, target, "drift: its node no longer has it", _supplies_hold(case))
 
 
 def _present(case: Case, target: Target, report: WorkloadReport) -> Verdict:
@@ -215,8 +216,8 @@ def _different(case: Case, target: Target, report: WorkloadReport) -> Verdict:
     if not case.begun:
         # Not ours yet, whatever the node says it runs under this name: there is nothing to upgrade.
         held = None if target.instance.may_start else Held("version_deprecated", _DEPRECATED)
-        return _launch(case, target, "new instance", held or _artifact_hold(case))
-    return _replace(case, target, _artifact_hold(case))
+        return _launch(case, target, "new instance", held or _supplies_hold(case))
+    return _replace(case, target, _supplies_hold(case))
 
 
 def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
@@ -238,7 +239,7 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
     under_way = _under_way(case, target)
     if under_way:
         return under_way
-    held = _backing_off(case, report) or _artifact_hold(case)
+    held = _backing_off(case, report) or _supplies_hold(case)
     return replace(_launch(case, target, f"retry after {reason}", held), cause="retry")
 
 
@@ -297,7 +298,7 @@ def _nowhere_to_go(case: Case, record: InstanceRecord) -> Held | None:
         return Held(case.destination.code, f"{case.destination.reason}; it stays until then")
     if isinstance(case.artifact, Unknown) and case.artifact.code == "not_observed":
         return None  # The other node has it already.
-    return _artifact_hold(case)
+    return _supplies_hold(case)
 
 
 def _under_way(case: Case, target: Target) -> Waiting | None:
@@ -342,6 +343,12 @@ def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
     why = report.message or (report.reason.value if report.reason else "failed")
     pause_s = retry_pause_ms(attempts) // 1000
     return Held("backing_off", f"{why}; tried again {pause_s} s after it failed", due_ms)
+
+
+def _supplies_hold(case: Case) -> Held | None:
+    """Why its node could not get all that a launch takes."""
+    assert case.target is not None
+    return _artifact_hold(case) or secret_hold(case.target.instance, case.observed)
 
 
 def _artifact_hold(case: Case) -> Held | None:

@@ -1,0 +1,1 @@
+"""What passes and server do about keys, secrets and their custody, beside looking at them."""
