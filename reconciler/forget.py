@@ -5,6 +5,7 @@ Rules:
   gone already is forgotten once more, which is harmless; in the other order they would stay.
 - Where they can't be forgotten, it counts as if the proof had not been heard yet: the instance
   stays as it was, and so does everything else that the pass has to say.
+- Only what is the instance's own goes: what it refers to is its project's or its tenant's.
 - What is launched anew under the same name has none yet: they are made when its node asks.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from reconciler.core.custody.paths import asked_for
 from reconciler.core.names import InstanceKey, secret_path
 from reconciler.core.records import InstanceRecord, node_name
 from reconciler.core.settle import Settled
@@ -22,15 +24,24 @@ from reconciler.ports import SecretStore
 
 
 def forget_secrets(
-    secrets: SecretStore, settled: Settled, outcome: Outcome
+    secrets: SecretStore,
+    settled: Settled,
+    outcome: Outcome,
+    barred: GpuaasError | None = None,
 ) -> tuple[Settled, Outcome]:
-    """Both as they are once it is done; what was not is left out of them."""
+    """Both as they are once it is done; what was not is left out of them.
+
+    `barred` is why custody is not to be asked at all.
+    """
     kept: dict[InstanceKey, InstanceRecord] = {}
     error = outcome.error
     for record in _gone(settled):
         try:
-            for secret in record.secrets:
-                secrets.delete(secret_path(record.node, node_name(record), secret))
+            if barred is not None:
+                raise barred
+            for name, reference in map(asked_for, record.secrets):
+                if not reference:
+                    secrets.delete(secret_path(record.node, node_name(record), name))
         except GpuaasError as failed:
             kept[record.key] = record
             error = error or failed

@@ -1,23 +1,33 @@
-"""Asks the store for the nodes' reports and the registry for artifacts. What fails becomes Unknown.
+"""Asks the store for the nodes' reports, and the registry for artifacts and the secret store for
+secrets that a launch needs. What fails becomes Unknown.
 
-Rule: a pass that finds nothing to launch asks the registry nothing.
+Rule: a pass that finds nothing to launch asks the registry and the secret store nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from node_agent.wire import LAYOUT_PREFIX, Report
+from reconciler.core.custody.referred import referred_by
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import ArtifactKey, InstanceKey
-from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen, Unknown
+from reconciler.core.observed import (
+    ArtifactSeen,
+    Known,
+    NodeSeen,
+    NodeUnknown,
+    Observed,
+    Seen,
+    Unknown,
+)
 from reconciler.core.records import EnrolledNode
-from reconciler.errors import GpuaasError
-from reconciler.ports import Ports, Registry, RegistryEndpoint
+from reconciler.errors import GpuaasError, Transient
+from reconciler.ports import TASK_KEY, Ports, Registry, RegistryEndpoint, SecretStore
 from reconciler.settings import Settings
 
 _LOOKUPS_AT_ONCE = 8
@@ -25,7 +35,7 @@ _LOOKUPS_AT_ONCE = 8
 
 def observe(ports: Ports, settings: Settings, desired: Desired, now_ms: int) -> Observed:
     """One look at the world. Raises only when our own store does not answer."""
-    return with_artifacts(ports, desired, see_nodes(ports, settings, now_ms))
+    return with_supplies(ports, desired, see_nodes(ports, settings, now_ms))
 
 
 @dataclass
@@ -54,9 +64,37 @@ def see_nodes(
     return Observed(nodes=nodes)
 
 
-def with_artifacts(ports: Ports, desired: Desired, seen: Observed) -> Observed:
-    """The same with the artifacts that a plan may need; `seen` is under our names here."""
-    return replace(seen, artifacts=look_up(ports.registry, artifacts_to_launch(desired, seen)))
+def with_supplies(ports: Ports, desired: Desired, seen: Observed) -> Observed:
+    """The same with what a launch may need; `seen` is under our names here."""
+    return replace(
+        seen,
+        artifacts=look_up(ports.registry, artifacts_to_launch(desired, seen)),
+        secrets=look_for(ports.secrets, secrets_to_launch(desired, seen)),
+    )
+
+
+def with_keys(secrets: SecretStore, desired: Desired, seen: Observed) -> Observed:
+    """The same with the signing keys that something is wanted of: on others nothing depends."""
+    keys, key_ids = key_versions(secrets, desired.keys)
+    return replace(seen, keys=keys, key_ids=key_ids)
+
+
+def key_versions(
+    secrets: SecretStore, names: Iterable[str]
+) -> tuple[Mapping[str, Seen[tuple[int, ...]]], Mapping[str, int]]:
+    """By name the versions that are not retired; by key id those of the key of tasks."""
+    keys: dict[str, Seen[tuple[int, ...]]] = {}
+    key_ids: dict[str, int] = {}
+    for name in sorted(names):
+        try:
+            if name == TASK_KEY:
+                key_ids = {key.key_id: key.version for key in secrets.verifier_keys(name)}
+                keys[name] = Known(tuple(sorted(key_ids.values())))
+            else:
+                keys[name] = Known(tuple(key.version for key in secrets.public_keys(name)))
+        except GpuaasError as error:
+            keys[name] = Unknown(error.code, error.message)
+    return keys, key_ids
 
 
 def artifacts_to_launch(desired: Desired, seen: Observed) -> Mapping[ArtifactKey, RegistryEndpoint]:
@@ -70,22 +108,43 @@ def artifacts_to_launch(desired: Desired, seen: Observed) -> Mapping[ArtifactKey
     }
 
 
+def secrets_to_launch(desired: Desired, seen: Observed) -> tuple[str, ...]:
+    """The paths of what a plan may want to launch refers to, sorted."""
+    found: set[str] = set()
+    for target in desired.targets.values():
+        if target.instance.secrets and _to_launch(target, seen):
+            found |= referred_by(target.instance).keys()
+    return tuple(sorted(found))
+
+
 def node_seen(
     node: EnrolledNode, now_ms: int, offline_after_ms: int, memo: ReportMemo | None = None
 ) -> Seen[NodeSeen]:
-    """A node's last report, unless it is too old, incomplete or of another format."""
+    """A node's last report, unless it is too old, incomplete, of another format or not to be
+    believed any more.
+    """
+    if node.revoked_at_ms is not None:
+        why = f": {node.revoked_reason}" if node.revoked_reason else ""
+        return Unknown("node_revoked", f"node {node.name} was revoked{why}")
     if node.report_json is None or node.reported_at_ms is None:
-        return Unknown("node_never_reported", f"node {node.name} joined but has not reported yet")
+        why = f"node {node.name} joined but has not reported yet"
+        return NodeUnknown("node_never_reported", why, now_ms - node.joined_at_ms)
     age_ms = now_ms - node.reported_at_ms
-    if age_ms > offline_after_ms:
-        return Unknown("node_offline", f"node {node.name} last reported {age_ms // 1000} s ago")
     try:
         report = (memo or ReportMemo()).report(node.name, node.report_json)
     except ValidationError:
-        return Unknown("report_unreadable", f"node {node.name} runs an agent we cannot read")
+        report = None
+    config = report.config if report is not None else None
+    if age_ms > offline_after_ms:
+        why = f"node {node.name} last reported {age_ms // 1000} s ago"
+        return NodeUnknown("node_offline", why, age_ms, config)
+    if report is None:
+        why = f"node {node.name} runs an agent we cannot read"
+        return NodeUnknown("report_unreadable", why, age_ms)
     if not report.complete:
         why = "; ".join(f"{k}: {v}" for k, v in sorted(report.inventory.engine_errors.items()))
-        return Unknown("engine_unavailable", f"node {node.name}: {why or 'an engine is silent'}")
+        why = f"node {node.name}: {why or 'an engine is silent'}"
+        return NodeUnknown("engine_unavailable", why, age_ms, config)
     return Known(
         NodeSeen(
             name=node.name,
@@ -96,6 +155,8 @@ def node_seen(
             workloads={InstanceKey(w.instance): w for w in report.workloads},
             strays=report.strays,
             refusal=report.refusal,
+            config=report.config,
+            heard_for_ms=node.reported_at_ms - (node.heard_since_ms or node.reported_at_ms),
         )
     )
 
@@ -131,6 +192,23 @@ def _artifact(
         return Known(registry.look_up(endpoint, key))
     except GpuaasError as error:
         return Unknown(error.code, f"{endpoint.endpoint}: {error.message}")
+
+
+def look_for(secrets: SecretStore, paths: Sequence[str]) -> Mapping[str, Seen[bool]]:
+    """Whether there is a secret at each path. Nothing is raised, and no value is read.
+
+    One that is away answers for all: to wait for each would only take longer.
+    """
+    found: dict[str, Seen[bool]] = {}
+    for path in paths:
+        try:
+            found[path] = Known(secrets.seen(path) is not None)
+        except Transient as error:
+            silent = Unknown(error.code, error.message)
+            return {**found, **{late: silent for late in paths if late not in found}}
+        except GpuaasError as error:
+            found[path] = Unknown(error.code, error.message)
+    return found
 
 
 def endpoint_of(endpoint: str, plain_http: bool) -> RegistryEndpoint:

@@ -3,7 +3,7 @@
 Rules:
 - Pure and total: the same Instance gives a byte-identical Workload, or a `CannotRender` value.
 - Nothing is invented here. A host port nobody asked for stays None, for the agent to pick.
-- No secret passes through: an Instance has their names, and no value.
+- No secret passes through: an Instance has their names and references, and no value.
 - Parts that many instances have alike (an image, a probe) are made once and shared: none changes.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -123,9 +123,9 @@ def _packages(instance: Instance) -> Packages | None:
 
 
 @_shared
-def _secrets(asked: tuple[str, ...]) -> tuple[SecretFile, ...]:
+def _secrets(asked: tuple[SecretFile, ...]) -> tuple[SecretFile, ...]:
     """Each brings the instance's own identity along, whatever its version asks for."""
-    return tuple(SecretFile(name=name) for name in sorted({*asked, MACHINE_IDENTITY}))
+    return tuple(sorted((*asked, SecretFile(name=MACHINE_IDENTITY)), key=attrgetter("name")))
 
 
 @_shared

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from node_agent.wire import LAYOUT_PREFIX
+from node_agent.wire import LAYOUT_PREFIX, SecretFile
 from reconciler.core.checks.capacity import whole
 from reconciler.core.checks.instances import Case, packages_of, policy_of
 from reconciler.core.desired import Instance, Term
@@ -66,7 +67,7 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         member_of=None if role.of is None else instance_of(key),
         role=role.name,
         port_addresses=dict.fromkeys(role.ports, role.address),
-        secrets=tuple([secret.name for secret in profile.secrets]),
+        secrets=_secrets(case) if profile.secrets else (),
         packages=packages,
         package_index=index.url if packages and index is not None else "",
     )
@@ -80,6 +81,22 @@ def _registry(environment: EnvironmentSpec) -> str:
     """host:port, or `layout:` and a folder, as `wire.Image.registry` takes it."""
     folder = environment.registry.layout_path
     return f"{LAYOUT_PREFIX}{folder}" if folder else environment.registry.endpoint
+
+
+def _secrets(case: Case) -> tuple[SecretFile, ...]:
+    """Without a reference nobody gave: what lacks one is blocked, or is to be removed."""
+    found: list[SecretFile] = []
+    for secret in case.version.spec.runtime_profile.secrets:
+        bound = case.entry.spec.secrets.get(secret.name)
+        source = bound if secret.source == "reference" else ""
+        if source is not None:
+            found.append(_secret(secret.name, source, secret.env or ""))
+    return tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _secret(name: str, source: str, env: str) -> SecretFile:
+    return SecretFile(name=name, source=source, env=env)
 
 
 def _vendor(case: Case, uuids: tuple[str, ...]) -> Literal["nvidia", "amd"] | None:

@@ -103,7 +103,7 @@ KIND_PLACES = (
         "catalog/{app}/versions/{name}.yaml",
         named_by=("/spec/version",),
         scoped_by=(("/spec/slug", "app"),),
-        unique=((_PORTS, "name"), (_PORTS, "container"), (_SECRETS, "name")),
+        unique=((_PORTS, "name"), (_PORTS, "container"), (_SECRETS, "name"), (_SECRETS, "env")),
     ),
     KindPlace("Promotion", "catalog/{app}/promotions/{name}.yaml"),
     KindPlace("Tenant", "tenants/{name}/tenant.yaml"),

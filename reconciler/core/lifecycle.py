@@ -351,7 +351,7 @@ def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
         role=instance.role,
         runtime_name="" if workload.instance == instance.key else workload.instance,
         depends_on=instance.depends_on,
-        secrets=tuple(secret.name for secret in workload.secrets),
+        secrets=tuple(secret.asked for secret in workload.secrets),
     )
 
 

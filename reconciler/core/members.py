@@ -84,6 +84,7 @@ def _spec(instance: str, spec: AppInstanceSpec, index: int, member: Member) -> M
         placement_intent=PlacementIntent.model_construct(allocation=member.allocation),
         requested=spec.requested,
         parameters={**inherited, **member.parameters},
+        secrets=spec.secrets,
         desired=spec.desired,
         depends_on=(instance,),
         moved_from=former,

@@ -25,7 +25,7 @@ from reconciler.core.batches import (
     launches_of,
     refers_of,
 )
-from reconciler.core.checks import capacity, catalog, references
+from reconciler.core.checks import capacity, catalog, references, secret_files
 from reconciler.core.checks import members as member_checks
 from reconciler.core.checks.capacity import Demand, Holding, PortClaim
 from reconciler.core.checks.catalog import Launch
@@ -51,7 +51,7 @@ from reconciler.core.problems import Problem
 from reconciler.core.world import Entry, Finding, Group, Path, World, build_world, likeness_of
 
 Member = Entry[AppInstanceSpec]
-_OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS)
+_OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS, *secret_files.OWN_CHECKS)
 
 
 @dataclass(frozen=True)

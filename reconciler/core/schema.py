@@ -282,6 +282,14 @@ def _format(value: Any, rule: Mapping[str, Any]) -> _Explained:
         what = "an address can't name a user or password: anybody can read it here"
         return "wrong_format", what, "leave out what stands before the @"
     pattern = str(rule.get("pattern", ""))
+    if pattern.startswith("^secret://"):
+        # Not quoted: it may be the value itself that somebody put in the wrong place.
+        what = "what stands here is no secret that this instance may refer to"
+        hint = (
+            "secret://project/NAME of its own project or secret://tenant/NAME of its tenant; "
+            "those of others can't be named, and a value never stands here"
+        )
+        return "secret_reference_refused", what, hint
     shown = f" (pattern {pattern})" if 0 < len(pattern) <= _PATTERN_LENGTH_MAX else ""
     return "wrong_format", f"{words_for(value)} has the wrong form{shown}", _expected(rule)
 

@@ -2,9 +2,11 @@
 
 Rules:
 - A node gets the secrets of an instance while the instance's record places it there, and only those
-  that the record names. Who may not, learns no more than that.
-- A value is made when it is first asked for, and is the same from then on: a random word, or the
-  key pair that is the instance's own identity.
+  that the record names, as it names them: with the reference, where there is one. Who may not,
+  learns no more than that.
+- Where a reference leads is decided here, by the tenant and project that the record is of.
+- An instance's own value is made when it is first asked for, and is the same from then on: a random
+  word, or the key pair that is its identity. One that it refers to is never made, only read.
 - What leaves is sealed to the asker's one-time key (`node_agent.sealing`) and signed like a task.
 """
 
@@ -14,12 +16,15 @@ import secrets as randomness
 from collections import OrderedDict
 from typing import Any
 
-from node_agent import envelope
 from node_agent.sealing import SealRefused, seal_values
 from node_agent.wire import MACHINE_IDENTITY, SECRETS_TYPE, SecretsRequest
+from reconciler.core.custody.paths import asked_for, referred_path
+from reconciler.core.custody.referred import name_of, owner_of
 from reconciler.core.lifecycle import LIVE
 from reconciler.core.names import InstanceKey, secret_path
 from reconciler.core.records import InstanceRecord, node_name
+from reconciler.custody.task_key import TaskKey
+from reconciler.observe import node_seen
 from reconciler.ports import Secret, SecretStore, Store
 from reconciler.server.errors import ApiError
 from reconciler.server.machine_identity import make_identity
@@ -53,10 +58,9 @@ class Once:
 class InstanceSecrets:
     """Answers signed requests for the secrets of instances."""
 
-    def __init__(self, store: Store, secrets: SecretStore, task_key: str, audience: str) -> None:
+    def __init__(self, store: Store, secrets: SecretStore, audience: str) -> None:
         self._store = store
         self._secrets = secrets
-        self._task_key = task_key
         self._audience = audience
 
     def answer(self, request: SecretsRequest) -> dict[str, Any]:
@@ -66,13 +70,12 @@ class InstanceSecrets:
         if unknown:
             message = f"{request.instance} has no secret {unknown[0][:80]!r}"
             raise ApiError(403, "no_such_secret", message)
-        values = {name: self._value(record, name) for name in sorted({*request.names})}
+        values = {asked: self._value(record, asked) for asked in sorted({*request.names})}
         try:
             sealed = seal_values(request, values)
         except SealRefused as refused:
             raise ApiError(422, refused.code, f"public_key: {refused.message}") from None
-        key = self._secrets.verifier_keys(self._task_key)[-1]
-        return envelope.seal(sealed.canonical(), SECRETS_TYPE, key.key_id, self._sign)
+        return self._key_for(request.node).seal(sealed.canonical(), SECRETS_TYPE)
 
     def _placed(self, request: SecretsRequest) -> InstanceRecord:
         for record in self._store.records().values():
@@ -83,7 +86,10 @@ class InstanceSecrets:
         message = "no such instance is placed on this node"
         raise ApiError(403, "not_placed", message)
 
-    def _value(self, record: InstanceRecord, name: str) -> str:
+    def _value(self, record: InstanceRecord, asked: str) -> str:
+        name, reference = asked_for(asked)
+        if reference:
+            return self._referred(record, reference)
         path = secret_path(record.node, InstanceKey(node_name(record)), name)
         if name == MACHINE_IDENTITY:
             fresh = make_identity(record, self._audience)
@@ -91,5 +97,17 @@ class InstanceSecrets:
             fresh = Secret(randomness.token_urlsafe(_VALUE_BYTES))
         return self._secrets.ensure(path, fresh).reveal()
 
-    def _sign(self, message: bytes) -> bytes:
-        return self._secrets.sign(self._task_key, message).signature
+    def _referred(self, record: InstanceRecord, reference: str) -> str:
+        path = referred_path(reference, owner_of(record.key))
+        found = self._secrets.read(path) if path is not None else None
+        if path is None or found is None:
+            hint = f": gpuaas secret set {name_of(path)}" if path is not None else ""
+            raise ApiError(404, "secret_missing", f"there is no {reference[:200]}{hint}")
+        return found.reveal()
+
+    def _key_for(self, name: str) -> TaskKey:
+        """The newest version that this node's agent says it knows, however long ago it did."""
+        node = self._store.node(name)
+        if node is None:
+            return TaskKey.of(self._secrets, {})
+        return TaskKey.of(self._secrets, {name: node_seen(node, node.reported_at_ms or 0, 0)})

@@ -3,7 +3,8 @@
 Rules:
 - What goes in is listed field by field; what is not listed stays here. No manifest, endpoint,
   access text, message, engine's answer, host inventory, envelope or address goes in. Accepted
-  manifests are named by commit and hash: who plans offline has them in the state repo.
+  manifests are named by commit and hash: who plans offline has them in the state repo. Of secrets
+  that instances can refer to, it says which there are, and of signing keys which versions.
 - Signed with a key of its own (`SNAPSHOT_KEY`). Nothing is read before the signature holds, and
   who reads takes the key from a place the change under review can't write to.
 """
@@ -13,105 +14,57 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from node_agent.envelope import EnvelopeRefused, seal, unseal
-from node_agent.wire import (
-    LAYOUT_PREFIX,
-    FailureReason,
-    Inventory,
-    Phase,
-    Proof,
-    VerifierKey,
-    WorkloadReport,
-    key_id,
-)
+from node_agent.envelope import EnvelopeRefused, unseal
+from node_agent.wire import LAYOUT_PREFIX, VerifierKey, key_id
 from reconciler.core.accept import parse_accepted, to_stored
-from reconciler.core.authority.facts import RefusedChange
-from reconciler.core.desired import Candidate, Desired
+from reconciler.core.custody.paths import REFERRED
+from reconciler.core.desired import Candidate
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
-from reconciler.core.names import ActionId, ArtifactKey, Digest, InstanceKey, ObjectRef, Revision
-from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen, Unknown
+from reconciler.core.names import ArtifactKey, Revision
+from reconciler.core.observed import Known, Unknown
 from reconciler.core.problems import Problem
-from reconciler.core.records import Accepted, AcceptedObject, InstanceRecord, Intent, State
+from reconciler.core.records import Accepted, AcceptedObject
 from reconciler.core.times import time_text
-from reconciler.errors import Refused, Transient
-from reconciler.observe import artifacts_to_launch, endpoint_of, look_up, see_nodes
-from reconciler.ports import Ports, Registry, RegistryEndpoint, SecretStore
+from reconciler.custody import signing
+from reconciler.errors import GpuaasError, Refused, Transient
+from reconciler.observe import endpoint_of, key_versions, look_up, see_nodes
+from reconciler.ports import ARTIFACT_KEY, TASK_KEY, Ports, Registry, RegistryEndpoint, SecretStore
 from reconciler.settings import Settings
+from reconciler.use_cases.snapshot_form import (
+    SECRETS_NOT_THERE,
+    Artifacts,
+    Remembered,
+    SecretPaths,
+    document,
+    hash_of,
+    parsed,
+)
 
-FORMAT = "gpuaas.dev/snapshot/v1"
 SNAPSHOT_TYPE = "application/vnd.gpuaas.snapshot.v1+json"
 SNAPSHOT_KEY = "snapshots"
 """The signing key of snapshots, by its name in the SecretStore."""
 SNAPSHOT_BYTES_MAX = 64 * 1024 * 1024
 ARTIFACTS_MAX = 5_000
+SECRETS_MAX = 50_000
 CLOCKS_APART_MS = 60_000
 """How far two clocks may be apart before a snapshot counts as from the future."""
 _OFFERED = ("canary", "active", "deprecated")
-_RECORD_FIELDS = (
-    "key", "app", "org_id", "project_id", "node", "epoch", "correlation_id", "revision",
-    "target_version", "target_hash", "target_digest", "applied_version", "applied_hash",
-    "applied_digest", "applied_revision", "previous_version", "reason", "since_ms", "attempts",
-    "runtime_name", "approved", "approved_removals",
-)  # fmt: skip
-_INTENT_FIELDS = (
-    "action_id", "kind", "instance", "node", "task_id", "seq", "correlation_id", "target_hash",
-    "created_at_ms", "expires_at_ms", "state",
-)  # fmt: skip
-_REFUSED_FIELDS = ("subject", "path", "revision", "actor", "code", "message", "hint")
-_NODE_WORDS = {
-    "node_never_reported": "joined but has not reported yet",
-    "node_offline": "did not report any more",
-    "report_unreadable": "runs an agent we cannot read",
-    "engine_unavailable": "has an engine that is silent",
-}
-
 
 ReadDocuments = Callable[[Revision], Mapping[str, str]]
 """A commit → its documents by ref (`documents_of`); empty when it is not at hand."""
-
-Artifacts = Mapping[ArtifactKey, Seen[ArtifactSeen]]
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """Everything a plan is made from besides the revision, at one moment."""
-
-    environment: str
-    taken_at_ms: int
-    accepted: Accepted
-    records: Mapping[InstanceKey, InstanceRecord]
-    intents: tuple[Intent, ...]
-    nodes: Mapping[str, Seen[NodeSeen]]
-    artifacts: Artifacts
-    walked: None = None
-    """Nobody asks for signatures where there are no commits of the control plane's."""
-
-    @property
-    def now_ms(self) -> int:
-        """An offline plan is one of the moment the snapshot was taken."""
-        return self.taken_at_ms
-
-    def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts:
-        """As the registry was seen; an artifact nobody asked for then is unknown."""
-        wanted = artifacts_to_launch(desired, seen)
-        return {key: self.artifacts.get(key, _NOT_THERE) for key in wanted}
-
-
-_NOT_THERE = Unknown(
-    "not_in_snapshot",
-    "the snapshot was taken before anything needed it; a plan against live state will know",
-)
 
 
 # --- taking one ----------------------------------------------------------------------------------
 
 
 def take(ports: Ports, settings: Settings) -> Remembered:
-    """One look at the store and the registry. Raises only when our own store does not answer."""
+    """One look at the store, the registry and the paths in the secret store.
+
+    Raises only when our own store does not answer.
+    """
     now_ms = ports.clock.now_ms()
     accepted = ports.store.accepted()
     environment = settings.environment
@@ -123,7 +76,17 @@ def take(ports: Ports, settings: Settings) -> Remembered:
         intents=tuple(ports.store.open_intents(now_ms)),
         nodes=see_nodes(ports, settings, now_ms).nodes,
         artifacts=_artifacts(ports, accepted, environment),
+        secrets=_secret_paths(ports.secrets),
+        keys=key_versions(ports.secrets, (TASK_KEY, ARTIFACT_KEY))[0],
     )
+
+
+def _secret_paths(secrets: SecretStore) -> SecretPaths:
+    try:
+        found = frozenset(path for place in REFERRED for path in secrets.paths(place))
+    except GpuaasError as error:
+        return Unknown(error.code, error.message)
+    return Known(found) if len(found) <= SECRETS_MAX else SECRETS_NOT_THERE
 
 
 def _artifacts(ports: Ports, accepted: Accepted, environment: str) -> Artifacts:
@@ -179,101 +142,10 @@ def _spec(accepted: Accepted, ref: str) -> object:
     return None if found is None or isinstance(found, Problem) else found.manifest.spec
 
 
-# --- writing it down -----------------------------------------------------------------------------
-
-
-def document(seen: Remembered) -> dict[str, Any]:
-    """The redacted form: every field that goes in is named here."""
-    return {
-        "format": FORMAT,
-        "environment": seen.environment,
-        "taken_at_ms": seen.taken_at_ms,
-        "revision": seen.accepted.revision,
-        "objects": [
-            {
-                "ref": one.ref,
-                "path": one.path,
-                "line": one.line,
-                "revision": one.revision,
-                "document": _hash(one.document_json),
-            }
-            for _, one in sorted(seen.accepted.objects.items())
-        ],
-        "refused": [_refused(one) for _, one in sorted(seen.accepted.refused.items())],
-        "records": [_record(record) for _, record in sorted(seen.records.items())],
-        "intents": [_intent(intent) for intent in seen.intents],
-        "nodes": {name: _node(node) for name, node in sorted(seen.nodes.items())},
-        "artifacts": {str(key): _artifact(one) for key, one in sorted(seen.artifacts.items())},
-    }
-
-
-def _refused(one: RefusedChange) -> dict[str, str]:
-    """What counts instead is what is accepted, and is filled in from there."""
-    return {name: getattr(one, name) for name in _REFUSED_FIELDS}
-
-
-def _hash(document_json: str) -> str:
-    return str(Digest.of(document_json.encode()))
-
-
-def _record(record: InstanceRecord) -> dict[str, Any]:
-    fields = {name: getattr(record, name) for name in _RECORD_FIELDS}
-    return {
-        **fields,
-        "state": record.state.value,
-        "gpu_uuids": list(record.gpu_uuids),
-        "host_ports": list(record.host_ports),
-        "former_gpu_uuids": list(record.former_gpu_uuids),
-        "former_host_ports": list(record.former_host_ports),
-        "depends_on": list(record.depends_on),
-    }
-
-
-def _intent(intent: Intent) -> dict[str, Any]:
-    fields = {name: getattr(intent, name) for name in _INTENT_FIELDS}
-    return {**fields, "code": _code(intent.detail)}
-
-
-def _code(detail: str) -> str:
-    """The agent's stable code, without what it says besides."""
-    word = detail.partition(":")[0]
-    return word if word.replace("_", "").isalnum() and word.islower() else ""
-
-
-def _node(node: Seen[NodeSeen]) -> dict[str, Any]:
-    if isinstance(node, Unknown):
-        return {"unknown": node.code}
-    found = node.value
-    return {
-        "age_ms": found.age_ms,
-        "refusal": _code(found.refusal),
-        "workloads": [_workload(report) for _, report in sorted(found.workloads.items())],
-    }
-
-
-def _workload(report: WorkloadReport) -> dict[str, Any]:
-    return {
-        "instance": report.instance,
-        "target_hash": report.target_hash,
-        "running_hash": report.running_hash,
-        "phase": report.phase.value,
-        "reason": report.reason.value if report.reason else None,
-        "retained": report.retained,
-        "proved": report.proof is not None and report.proof.clean,
-    }
-
-
-def _artifact(seen: Seen[ArtifactSeen]) -> dict[str, Any]:
-    return {"unknown": seen.code} if isinstance(seen, Unknown) else {"exists": seen.value.exists}
-
-
 def sealed(seen: Remembered, secrets: SecretStore) -> bytes:
     """The snapshot as a signed DSSE envelope. Refused when it is larger than anybody would read."""
-    key = secrets.ensure_signing_key(SNAPSHOT_KEY)
     payload = json.dumps(document(seen), sort_keys=True, separators=(",", ":")).encode()
-    envelope = seal(
-        payload, SNAPSHOT_TYPE, key.key_id, lambda it: secrets.sign(SNAPSHOT_KEY, it).signature
-    )
+    envelope = signing.sealed(secrets, SNAPSHOT_KEY, payload, SNAPSHOT_TYPE)
     raw = json.dumps(envelope, sort_keys=True).encode()
     if len(raw) > SNAPSHOT_BYTES_MAX:
         raise _too_large(len(raw))
@@ -315,7 +187,7 @@ def opened(
             "a file that was edited is never believed",
         ) from None
     try:
-        seen = _parsed(json.loads(payload))
+        seen = parsed(json.loads(payload))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(
             "snapshot_unreadable",
@@ -336,7 +208,7 @@ def _filled(named: Accepted, read: ReadDocuments) -> Accepted:
         there = read(revision) if wanted else {}
         for one in wanted:
             document_json = there.get(one.ref)
-            if document_json is not None and _hash(document_json) == one.document_json:
+            if document_json is not None and hash_of(document_json) == one.document_json:
                 found[one.ref] = replace(one, document_json=document_json)
                 del missing[one.ref]
     if missing:
@@ -403,96 +275,3 @@ def _refuse_untimely(seen: Remembered, environment: str, now_ms: int, age_ms_max
             f"it was taken at {taken}, more than {age_ms_max // 1000} s ago",
             hint=f"{_TAKE_ANOTHER}; or allow more with --max-age-s",
         )
-
-
-def _parsed(found: Any) -> Remembered:
-    if found["format"] != FORMAT:
-        raise ValueError(found["format"])
-    revision = found["revision"]
-    objects = (
-        AcceptedObject(
-            ref=str(ObjectRef.parse(one["ref"])),
-            path=one["path"],
-            line=one["line"],
-            document_json=one["document"],
-            revision=Revision(one["revision"]),
-        )
-        for one in found["objects"]
-    )
-    refused = {
-        one["subject"]: RefusedChange(**{name: one[name] for name in _REFUSED_FIELDS})
-        for one in found.get("refused", ())
-    }
-    records = (_parsed_record(one) for one in found["records"])
-    return Remembered(
-        environment=found["environment"],
-        taken_at_ms=int(found["taken_at_ms"]),
-        accepted=Accepted(revision, {one.ref: one for one in objects}, refused),
-        records={record.key: record for record in records},
-        intents=tuple(_parsed_intent(one) for one in found["intents"]),
-        nodes={name: _parsed_node(name, one) for name, one in found["nodes"].items()},
-        artifacts={
-            ArtifactKey.parse(key): _parsed_artifact(one) for key, one in found["artifacts"].items()
-        },
-    )
-
-
-def _parsed_record(one: Any) -> InstanceRecord:
-    fields = {name: one[name] for name in _RECORD_FIELDS}
-    return InstanceRecord(
-        **fields,
-        state=State(one["state"]),
-        gpu_uuids=tuple(one["gpu_uuids"]),
-        host_ports=tuple(one["host_ports"]),
-        former_gpu_uuids=tuple(one.get("former_gpu_uuids", ())),
-        former_host_ports=tuple(one.get("former_host_ports", ())),
-        depends_on=tuple(one["depends_on"]),
-    )
-
-
-def _parsed_intent(one: Any) -> Intent:
-    fields = {name: one[name] for name in _INTENT_FIELDS}
-    fields["action_id"] = ActionId(one["action_id"])
-    return Intent(**fields, envelope="", detail=one["code"])
-
-
-def _parsed_node(name: str, one: Any) -> Seen[NodeSeen]:
-    if "unknown" in one:
-        words = _NODE_WORDS.get(one["unknown"], "could not be looked at")
-        return Unknown(one["unknown"], f"node {name} {words} when the snapshot was taken")
-    reports = (_parsed_workload(report) for report in one["workloads"])
-    return Known(
-        NodeSeen(
-            name=name,
-            agent_version="",
-            age_ms=one["age_ms"],
-            connected_at_ms=0,
-            inventory=_NO_INVENTORY,
-            workloads={InstanceKey(report.instance): report for report in reports},
-            refusal=one["refusal"],
-        )
-    )
-
-
-_NO_INVENTORY = Inventory(
-    engines=(), cpu_count=0, memory_mib=0, disk_free_mib=0, architecture="", operating_system=""
-)
-
-
-def _parsed_workload(one: Any) -> WorkloadReport:
-    proof = Proof(checked_at_ms=0, containers=0, networks=0, volumes=0, paths=0)
-    return WorkloadReport(
-        instance=one["instance"],
-        target_hash=one["target_hash"],
-        running_hash=one["running_hash"],
-        phase=Phase(one["phase"]),
-        reason=FailureReason(one["reason"]) if one["reason"] else None,
-        retained=one["retained"],
-        proof=proof if one["proved"] else None,
-    )
-
-
-def _parsed_artifact(one: Any) -> Seen[ArtifactSeen]:
-    if "unknown" in one:
-        return Unknown(one["unknown"], "the registry did not say when the snapshot was taken")
-    return Known(ArtifactSeen(exists=bool(one["exists"])))

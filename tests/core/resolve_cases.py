@@ -288,6 +288,69 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         "every instance has a secret machine-identity without asking "
         "(leave it out, or call yours something else)",
     ),
+    "a secret in a variable that starts programs": (
+        profile(secrets=[{"name": "token", "env": "LD_PRELOAD"}]),
+        VERSION_REF,
+        "secret_env_reserved",
+        "LD_PRELOAD decides how programs are started, and can't be a secret "
+        "(call it something else, or let the program read the file)",
+    ),
+    "a secret in a variable that is the platform's": (
+        profile(secrets=[{"name": "token", "env": "GPUAAS_MEMBER"}]),
+        VERSION_REF,
+        "secret_env_reserved",
+        "GPUAAS_MEMBER decides how programs are started, and can't be a secret",
+    ),
+    "a secret in a variable that has a value": (
+        profile(secrets=[{"name": "token", "env": "B"}]),
+        VERSION_REF,
+        "secret_env_taken",
+        "B is set by runtime_profile.env already (leave one of them out)",
+    ),
+    "a secret in a variable that some members set": (
+        profile(
+            secrets=[{"name": "token", "env": "TOKEN"}],
+            members=[{"role": "worker", "env": {"TOKEN": "x"}}],
+        ),
+        VERSION_REF,
+        "secret_env_taken",
+        "TOKEN is set by the env of members of role worker already (leave one of them out)",
+    ),
+    "a reference that is not given": (
+        profile(secrets=[{"name": "hf-token", "source": "reference"}]),
+        ONE_REF,
+        "secret_not_bound",
+        "AppVersion/hello/1.0.0 takes its secret hf-token by reference, and none is given "
+        "(add it: secrets: {hf-token: secret://project/hf-token})",
+    ),
+    "a reference given to another name": (
+        both(
+            profile(secrets=[{"name": "hf-token", "source": "reference"}]),
+            spec(
+                b.INSTANCE_FILE,
+                secrets={"hf-token": "secret://project/x", "hf-tokn": "secret://project/x"},
+            ),
+        ),
+        ONE_REF,
+        "unknown_secret",
+        "AppVersion/hello/1.0.0 has no secret hf-tokn (did you mean hf-token?)",
+    ),
+    "a reference given where there are no secrets": (
+        spec(b.INSTANCE_FILE, secrets={"hf-token": "secret://project/x"}),
+        ONE_REF,
+        "unknown_secret",
+        "AppVersion/hello/1.0.0 has no secret hf-token (leave it out)",
+    ),
+    "a reference given to what is generated": (
+        both(
+            profile(secrets=[{"name": "token"}]),
+            spec(b.INSTANCE_FILE, secrets={"token": "secret://tenant/x"}),
+        ),
+        ONE_REF,
+        "secret_not_a_reference",
+        "secret token of AppVersion/hello/1.0.0 is generated: no reference stands for it "
+        "(leave it out, or have the version say source: reference)",
+    ),
     "a secret shown that is none": (
         both(
             profile(secrets=[{"name": "token"}]),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node_agent.wire import MACHINE_IDENTITY, Workload
+from node_agent.wire import MACHINE_IDENTITY, SecretFile, Workload
 from reconciler.core.desired import Instance, Policy
 from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef
 from renderers import RENDERERS, CannotRender, render
@@ -57,8 +57,14 @@ GOLDEN = (
     '{"address":null,"container":9090,"host":null,"name":"metrics"}],'
     '"readiness":{"failures_max":5,"interval_ms":500,"probe":{"kind":"http","path":"/ready",'
     '"port":8080},"start_budget_ms":300000,"timeout_ms":2000},'
-    '"secrets":[{"name":"machine-identity"}],"stop_grace_ms":30000}'
+    '"secrets":[{"env":"","name":"machine-identity","source":""}],"stop_grace_ms":30000}'
 )
+
+HASHES = (
+    "sha256:a62758e32547c2e275992d9c6661dd2c2bec2b8ad03feb090c2245455010b07e",
+    "sha256:261faabaf5a1055b8038858a44e7429ff7772653aead2f2e52fe8e67f9adfe25",
+)
+"""Of INSTANCE as first launched, and with a generated secret `token`."""
 
 
 def backend(instance: Instance, kind: str) -> Instance:
@@ -146,9 +152,11 @@ def test_nothing_is_invented_and_nothing_lost(instance: Instance) -> None:
 
 
 def test_secrets_are_named_in_order_and_their_order_changes_nothing() -> None:
-    found = [render(replace(INSTANCE, secrets=names)) for names in (("b", "a"), ("a", "b"))]
+    a, b = SecretFile(name="a", env="A"), SecretFile(name="b", source="secret://project/b")
+    found = [render(replace(INSTANCE, secrets=names)) for names in ((b, a), (a, b))]
     assert isinstance(found[0], Workload)
     assert [secret.name for secret in found[0].secrets] == ["a", "b", MACHINE_IDENTITY]
+    assert found[0].secrets[:2] == (a, b)
     assert found[0] == found[1]
 
 
@@ -159,5 +167,20 @@ def test_every_workload_brings_its_own_identity_along() -> None:
 
 
 def test_other_secrets_are_another_workload() -> None:
-    found = [rendered(replace(INSTANCE, secrets=names)) for names in (("a",), ("b",))]
-    assert len({one.spec_hash for one in (*found, rendered(INSTANCE))}) == 3
+    project, tenant = "secret://project/a", "secret://tenant/a"
+    secrets = [
+        SecretFile(name="a"),
+        SecretFile(name="b"),
+        SecretFile(name="a", env="A"),
+        SecretFile(name="a", source=project),
+        SecretFile(name="a", source=tenant),
+        SecretFile(name="a", source=project, env="A"),
+    ]
+    found = [rendered(replace(INSTANCE, secrets=(one,))) for one in secrets]
+    assert len({one.spec_hash for one in (*found, rendered(INSTANCE))}) == 7
+
+
+def test_what_ran_before_there_were_references_keeps_its_hash() -> None:
+    """Else every fleet would be launched anew."""
+    assert rendered(INSTANCE).spec_hash == HASHES[0]
+    assert rendered(replace(INSTANCE, secrets=(SecretFile(name="token"),))).spec_hash == HASHES[1]

@@ -23,6 +23,7 @@ from reconciler.core.checks import (
     platform,
     references,
     secret_files,
+    signing_keys,
     terms,
 )
 from reconciler.core.names import ObjectRef
@@ -57,6 +58,7 @@ WORLD_CHECKS: tuple[WorldCheck, ...] = (
     *(_of_references(kind) for kind in references.REFERENCES if kind != "AppInstance"),
     WorldCheck("platform", platform.check_platform, platform.READS),
     WorldCheck("terms", terms.check_terms, alone=True),
+    WorldCheck("signing keys", signing_keys.check_signing_keys, alone=True),
     WorldCheck("versions", packages.check_versions, frozenset(("AppVersion", "PlatformRelease"))),
     WorldCheck("dependencies", graph.check_dependencies, _INSTANCES),
     WorldCheck("moves", graph.check_moves, _INSTANCES),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from reconciler.core.kinds.base import (
     ControlPlaneScope,
@@ -16,6 +16,12 @@ from reconciler.core.kinds.base import (
     UniqueItems,
     Version,
 )
+from reconciler.core.names import NAME
+
+SecretReference = Annotated[
+    str,
+    StringConstraints(pattern=rf"^secret://(?:project|tenant)/{NAME}$"),
+]
 
 
 class Requested(Part):
@@ -44,8 +50,9 @@ class Member(Part):
 class AppInstanceSpec(Part):
     """`parameters` answer the version's `launch_parameters`.
 
-    `depends_on` and `moved_from` name instances of the same project: what must be ready first, and
-    what it was called before.
+    `secrets` says which secret of its project or tenant each one is that the version takes by
+    reference. `depends_on` and `moved_from` name instances of the same project: what must be ready
+    first, and what it was called before.
     """
 
     app: Name
@@ -53,6 +60,7 @@ class AppInstanceSpec(Part):
     requested: Requested | None = None
     placement_intent: PlacementIntent
     parameters: dict[str, Any] = Field(default_factory=dict, max_length=256)
+    secrets: dict[Name, SecretReference] = Field(default_factory=dict, max_length=32)
     desired: Literal["running", "stopped", "decommissioned"] = "running"
     depends_on: UniqueItems[Name] = Field(default=(), max_length=64)
     moved_from: Name | None = None

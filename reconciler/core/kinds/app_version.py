@@ -92,10 +92,14 @@ class Health(Part):
 
 
 class SecretFile(Part):
-    """A file under /run/gpuaas/secrets. generated: random, made once for each instance."""
+    """A file under /run/gpuaas/secrets, and with `env` also a variable.
+
+    generated: random, made once for each instance. reference: each instance says which it is.
+    """
 
     name: Name
-    source: Literal["generated"] = "generated"
+    source: Literal["generated", "reference"] = "generated"
+    env: EnvName | None = None
 
 
 class Runnable(Part):

@@ -236,3 +236,20 @@ def test_the_table_can_be_read() -> None:
 def test_a_change_is_named_by_what_it_does() -> None:
     change: Change = changes("AppInstance")["s"]
     assert [need.words for need in needs(*change)] == ["suspend"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "permission"),
+    [
+        ("Project", "ssh_key", {"version": 2}, "tenants.project.edit"),
+        ("Node", "ssh_user", "tunnel", "fleet.node.edit"),
+    ],
+)
+def test_who_is_let_into_nodes_is_for_people_to_decide(
+    kind: str, field: str, value: object, permission: str
+) -> None:
+    """No machine puts in or takes out a project's key, or the user that it lets in."""
+    without, having = document(kind), document(kind, **{field: value})
+    for before, after in ((without, having), (having, without)):
+        [need] = needs(ref_of(kind), before, after)
+        assert (need.permission, need.human_only) == (permission, True)
