@@ -1,4 +1,4 @@
-"""`gpuaas access`: how to reach an instance, and its secrets for who asks for them."""
+"""`gpuaas access`: how to reach an instance, and its secrets for who is to have them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from reconciler.cli.common import (
     err,
     format_option,
     load_settings,
+    local_actor,
     out,
     print_json,
     settings_options,
 )
 from reconciler.core.names import InstanceKey, nearest, secret_path
-from reconciler.core.records import InstanceRecord, node_name
+from reconciler.core.records import Accepted, InstanceRecord, node_name
+from reconciler.core.ssh_access import ssh_users, wanted_versions
+from reconciler.core.times import time_text
 from reconciler.errors import Refused
 from reconciler.ports import Ports
-from reconciler.views.access import access_document, access_lines, for_people
+from reconciler.use_cases.handover import Asker, hand_over, told_shown
+from reconciler.views.access import Document, access_document, access_lines, for_people
 from reconciler.wiring.ports import open_ports
 
 _WARNING = "Secrets are shown below: keep them out of logs, tickets and screen shares."
@@ -30,9 +34,22 @@ _WARNING = "Secrets are shown below: keep them out of logs, tickets and screen s
 @click.command(epilog="Exit codes: 0 as asked, 2 the instance is not ready, 1 an error.")
 @click.argument("instance")
 @settings_options
-@click.option("--show-secrets", is_flag=True, help="Print the values of its secrets too.")
+@click.option("--wrap", is_flag=True, help="Hand over its secrets: a token for each, good once.")
+@click.option("--to", default="", help="Whom they are for, for the audit trail.")
+@click.option("--ttl-s", type=float, help="How long the tokens wait.  [default: wrap_ttl_s]")
+@click.option(
+    "--show-secrets", is_flag=True, help="Print the values; the audit trail tells that you did."
+)
 @format_option
-def access(instance: str, show_secrets: bool, output: str, **given: Any) -> int:
+def access(
+    instance: str,
+    wrap: bool,
+    to: str,
+    ttl_s: float | None,
+    show_secrets: bool,
+    output: str,
+    **given: Any,
+) -> int:
     """Show how to reach INSTANCE: its instructions, a tunnel for each port, its secrets.
 
     Ports are open on the node's own loopback alone, so each is reached through ssh. A node is
@@ -41,20 +58,26 @@ def access(instance: str, show_secrets: bool, output: str, **given: Any) -> int:
     \b
     Examples:
       gpuaas access acme/research/notebook
-      gpuaas access acme/research/notebook --show-secrets
-      gpuaas access acme/research/notebook --show-secrets --format json | jq -r '.secrets[0].value'
+      gpuaas access acme/research/notebook --wrap --to ada
+      gpuaas access acme/research/notebook --wrap --format json | jq '.secrets[].hand_over'
     """
-    with open_ports(load_settings(**given), make=False) as ports:
-        record = _record(ports, instance)
+    if wrap and show_secrets:
+        raise click.UsageError("give one of --wrap and --show-secrets")
+    settings = load_settings(**given)
+    with open_ports(settings, make=False) as ports:
+        record, accepted = _record(ports, instance), ports.store.accepted()
         values = _values(ports, record) if show_secrets else None
-        document = access_document(record, _address(ports, record.node), values)
+        handed = _handed(ports, record, ttl_s or settings.wrap_ttl_s, to) if wrap else None
+        document = access_document(
+            record, _address(accepted, record.node), values, handed, *_ssh(accepted, record)
+        )
     if show_secrets:
         err().print(_WARNING, style="yellow")
     if output == "json":
         print_json(document)
     else:
         for line in access_lines(document):
-            out().print(line, markup=False)
+            out().print(line, markup=False, soft_wrap=True)
     return EXIT_OK if document["ready"] else EXIT_CHANGES
 
 
@@ -68,21 +91,49 @@ def _record(ports: Ports, name: str) -> InstanceRecord:
     return found
 
 
-def _values(ports: Ports, record: InstanceRecord) -> dict[str, str | None]:
+def _paths(record: InstanceRecord) -> dict[str, str]:
+    """Where its own secrets are, by name."""
     names = for_people(record)
     if not names:
-        hint = "its version names none in runtime_profile.secrets"
+        hint = "its version names none in runtime_profile.secrets that are made for it"
         raise Refused("no_secrets", f"{record.key} has no secrets", hint=hint)
-    name, values = node_name(record), {}
-    for secret in names:
-        found = ports.secrets.read(secret_path(record.node, name, secret))
-        values[secret] = found.reveal() if found is not None else None
+    return {name: secret_path(record.node, node_name(record), name) for name in names}
+
+
+def _values(ports: Ports, record: InstanceRecord) -> dict[str, str | None]:
+    values: dict[str, str | None] = {}
+    for name, path in _paths(record).items():
+        found = ports.secrets.read(path)
+        if found is not None:
+            told_shown(ports, path, Asker(local_actor(), "local"))
+        values[name] = found.reveal() if found is not None else None
     return values
 
 
-def _address(ports: Ports, node: str) -> str:
+def _handed(ports: Ports, record: InstanceRecord, ttl_s: float, to: str) -> dict[str, Document]:
+    handed: dict[str, Document] = {}
+    for name, path in _paths(record).items():
+        if ports.secrets.seen(path) is None:
+            handed[name] = {"token": None, "expires_at": None}
+            continue
+        given = hand_over(ports, path, Asker(local_actor(), "local"), ttl_s, to)
+        expires_at = time_text(given.expires_at_ms)
+        handed[name] = {"token": given.token.reveal(), "expires_at": expires_at}
+    return handed
+
+
+def _address(accepted: Accepted, node: str) -> str:
     """The node's address by its accepted manifest; empty where that gives none."""
-    manifest = ports.store.accepted().objects.get(f"Node/{node}")
+    manifest = accepted.objects.get(f"Node/{node}")
     if manifest is None:
         return ""
     return str(json.loads(manifest.document_json)["spec"].get("address") or "")
+
+
+def _ssh(accepted: Accepted, record: InstanceRecord) -> tuple[str, str]:
+    """The node's user for tunnels, and the project whose key lets in as that one; or nothing."""
+    tenant, project, _ = record.key.split("/")
+    user = ssh_users(accepted).get(record.node, "")
+    if not user or (tenant, project) not in wanted_versions(accepted):
+        return "", ""
+    return user, f"{tenant}/{project}"

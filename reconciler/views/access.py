@@ -2,7 +2,8 @@
 
 Rules:
 - A secret's value is shown where the caller gives it, and nowhere else: `***` stands in its place.
-  An instance's own identity is nobody else's, and not even named.
+  An instance's own identity is nobody else's, and not even named. Of a secret that it refers to,
+  the reference is shown and never the value: who put it there has it.
 - What is shown can be pasted into a shell as it is. Names, addresses and ports come from records,
   and a report with others is not taken; the instructions are the words of the version's author.
 """
@@ -14,10 +15,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from node_agent.wire import MACHINE_IDENTITY, SECRETS_PATH, Endpoint
+from reconciler.core.custody.paths import asked_for
 from reconciler.core.records import InstanceRecord, State
+from reconciler.core.ssh_access import opened
 
 Document = dict[str, Any]
 HIDDEN = "***"
+_NOT_YET = "not made yet: it is when its node first asks for it"
 _SECRET = re.compile(r"\{secret:([^{}]*)\}")
 _OPEN_TO_ALL_FROM = 1024
 """Ports below may be opened by root alone, on most hosts."""
@@ -26,8 +30,13 @@ _GONE = (State.DECOMMISSIONED, State.DECOMMISSIONING)
 
 
 def for_people(record: InstanceRecord) -> tuple[str, ...]:
-    """The names of its secrets, without the one that is the instance's own."""
-    return tuple(name for name in record.secrets if name != MACHINE_IDENTITY)
+    """The names of the secrets made for it, without the one that is its identity."""
+    return tuple(one for one in record.secrets if one != MACHINE_IDENTITY and not asked_for(one)[1])
+
+
+def references(record: InstanceRecord) -> tuple[tuple[str, str], ...]:
+    """Name and reference of the secrets that it refers to, those of former versions included."""
+    return tuple(pair for pair in map(asked_for, record.secrets) if pair[1])
 
 
 def instructions(
@@ -58,9 +67,18 @@ def _entrance(record: InstanceRecord) -> Endpoint:
 
 
 def access_document(
-    record: InstanceRecord, host: str = "", values: Mapping[str, str | None] | None = None
+    record: InstanceRecord,
+    host: str = "",
+    values: Mapping[str, str | None] | None = None,
+    handed: Mapping[str, Document] | None = None,
+    ssh_user: str = "",
+    ssh_key: str = "",
 ) -> Document:
-    """Everything `gpuaas access` shows. `values`: of its secrets, None for one not made yet."""
+    """Everything `gpuaas access` shows. `values`: of its secrets, None for one not made yet.
+
+    `handed` has `token` (None for one not made yet) and `expires_at`, by name. Tunnels go to
+    `ssh_user`, with the key of the project that `ssh_key` names.
+    """
     shown = {name: value for name, value in (values or {}).items() if value is not None}
     problem = _not_ready(record)
     return {
@@ -70,16 +88,31 @@ def access_document(
         "ready": not problem,
         "reason": problem,
         "instructions": instructions(record, host, shown),
-        "endpoints": [_endpoint(endpoint, host or record.node) for endpoint in record.endpoints],
+        "endpoints": [_endpoint(one, host or record.node, ssh_user) for one in record.endpoints],
+        "ssh_key": ssh_key,
         "secrets": [
-            {
-                "name": name,
-                "path": f"{SECRETS_PATH}/{name}",
-                "shown": values is not None,
-                "value": shown.get(name),
-            }
-            for name in for_people(record)
+            *(
+                {
+                    **_secret(name, "", shown.get(name), values is not None),
+                    "hand_over": (handed or {}).get(name),
+                }
+                for name in for_people(record)
+            ),
+            *(
+                {**_secret(name, reference, None, False), "hand_over": None}
+                for name, reference in references(record)
+            ),
         ],
+    }
+
+
+def _secret(name: str, reference: str, value: str | None, is_shown: bool) -> Document:
+    return {
+        "name": name,
+        "path": f"{SECRETS_PATH}/{name}",
+        "reference": reference,
+        "shown": is_shown,
+        "value": value,
     }
 
 
@@ -94,6 +127,10 @@ def access_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"Port {endpoint['name']}, while this runs at {endpoint['local']}:"
         yield f"  {endpoint['tunnel']}"
+    if document["endpoints"] and document["ssh_key"]:
+        yield ""
+        yield "Whoever has the project's key may open these tunnels, and nothing else:"
+        yield f"  gpuaas ssh-key {document['ssh_key']}"
     if document["secrets"]:
         yield ""
         yield "Secrets:"
@@ -102,9 +139,16 @@ def access_lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shown(secret: Mapping[str, Any]) -> str:
+    if secret["reference"]:
+        return str(secret["reference"])
+    handed = secret["hand_over"]
+    if handed:
+        if not handed["token"]:
+            return _NOT_YET
+        return f"{handed['token']}  (once, until {handed['expires_at']}: gpuaas unwrap)"
     if not secret["shown"]:
-        return f"{HIDDEN}  (shown with --show-secrets)"
-    return str(secret["value"] or "not made yet: it is when its node first asks for it")
+        return f"{HIDDEN}  (handed over with --wrap)"
+    return str(secret["value"] or _NOT_YET)
 
 
 def _not_ready(record: InstanceRecord) -> str:
@@ -120,12 +164,12 @@ def _not_ready(record: InstanceRecord) -> str:
     return f"not ready ({words})"
 
 
-def _endpoint(endpoint: Endpoint, host: str) -> Document:
+def _endpoint(endpoint: Endpoint, host: str, user: str) -> Document:
     port = endpoint.container
     local = port if port >= _OPEN_TO_ALL_FROM else endpoint.host_port
-    far = f"[{endpoint.host_ip}]" if ":" in endpoint.host_ip else endpoint.host_ip
+    there = f"{user}@{host}" if user else host
     return {
         "name": endpoint.name,
-        "tunnel": f"ssh -N -L {local}:{far}:{endpoint.host_port} {host}",
+        "tunnel": f"ssh -N -L {local}:{opened(endpoint)} {there}",
         "local": f"127.0.0.1:{local}",
     }

@@ -15,6 +15,7 @@ from node_agent.wire import MACHINE_IDENTITY, Endpoint
 from reconciler.adapters.secrets_local import LocalSecrets
 from reconciler.adapters.store_sql import SqlStore
 from reconciler.cli.access import access
+from reconciler.cli.common import local_actor
 from reconciler.core.names import InstanceKey, secret_path
 from reconciler.core.records import Accepted, AcceptedObject, Condition, InstanceRecord, State
 from reconciler.errors import Refused
@@ -75,8 +76,8 @@ def test_what_people_see(run: Run) -> None:
         "  ssh -N -L 8888:127.0.0.1:20001 node-a\n"
         "\n"
         "Secrets:\n"
-        "  admin  ***  (shown with --show-secrets)\n"
-        "  token  ***  (shown with --show-secrets)\n"
+        "  admin  ***  (handed over with --wrap)\n"
+        "  token  ***  (handed over with --wrap)\n"
     )
 
 
@@ -99,9 +100,64 @@ def test_as_json(run: Run, show: bool) -> None:
     assert document["secrets"][1] == {
         "name": "token",
         "path": "/run/gpuaas/secrets/token",
+        "reference": "",
         "shown": show,
         "value": VALUE if show else None,
+        "hand_over": None,
     }
+
+
+def trail(folder: Path) -> list[tuple[str, str, str]]:
+    store = SqlStore.open(f"sqlite:///{folder / 'store.db'}")
+    rows = [(row.entry.actor, row.entry.action, row.entry.object) for row in store.audit()]
+    store.close()
+    return rows
+
+
+def test_what_is_shown_is_in_the_audit_trail_and_looking_is_not(run: Run, tmp_path: Path) -> None:
+    run(RECORD)
+    assert trail(tmp_path) == []
+    run(RECORD, HELLO, "--show-secrets")
+    path = secret_path("node-a", HELLO, "token")
+    assert trail(tmp_path) == [(local_actor(), "secrets.value.shown", path)]
+
+
+def test_secrets_are_handed_over(run: Run, tmp_path: Path) -> None:
+    result = run(RECORD, HELLO, "--wrap", "--to", "ada", "--ttl-s", "60", "--format", "json")
+    assert VALUE not in result.output
+    admin, token = json.loads(result.stdout)["secrets"]
+    assert admin["hand_over"] == {"token": None, "expires_at": None}
+    assert token["hand_over"]["token"].startswith("gpuaas-h1.")
+    path = secret_path("node-a", HELLO, "token")
+    assert trail(tmp_path) == [(local_actor(), "secrets.wrap.create", path)]
+    text = run(RECORD, HELLO, "--wrap").stdout
+    assert "  admin  not made yet: it is when its node first asks for it\n" in text
+    [line] = [line for line in text.splitlines() if line.startswith("  token  gpuaas-h1.")]
+    assert line.endswith("Z: gpuaas unwrap)")
+    both = run(RECORD, HELLO, "--wrap", "--show-secrets")
+    assert str(both.exception) == "give one of --wrap and --show-secrets"
+
+
+def test_where_the_project_has_a_key_tunnels_go_to_its_user(run: Run, tmp_path: Path) -> None:
+    run(RECORD)
+    store = SqlStore.open(f"sqlite:///{tmp_path / 'store.db'}")
+    specs = {
+        "Node/node-a": {"ssh_user": "tunnel"},
+        "Project/acme/research": {"ssh_key": {"version": 1}},
+    }
+    objects = {
+        ref: AcceptedObject(ref, "x.yaml", 1, json.dumps({"spec": spec}), REVISION)
+        for ref, spec in specs.items()
+    }
+    store.save_accepted(Accepted(REVISION, objects))
+    store.close()
+    command = [HELLO, "--state-dir", str(tmp_path)]
+    text = CliRunner().invoke(access, command, standalone_mode=False).stdout
+    assert "  ssh -N -L 8888:127.0.0.1:20001 tunnel@node-a\n" in text
+    assert (
+        "Whoever has the project's key may open these tunnels, and nothing else:\n"
+        "  gpuaas ssh-key acme/research\n"
+    ) in text
 
 
 def test_a_node_with_an_address_is_called_by_it(run: Run) -> None:
@@ -145,7 +201,7 @@ def test_an_instance_that_is_none(run: Run) -> None:
 def test_one_without_secrets_but_its_own_identity(run: Run, secrets: tuple[str, ...]) -> None:
     assert refused(run(replace(RECORD, secrets=secrets), HELLO, "--show-secrets")) == (
         "no_secrets: acme/research/hello has no secrets "
-        "(its version names none in runtime_profile.secrets)"
+        "(its version names none in runtime_profile.secrets that are made for it)"
     )
 
 

@@ -27,6 +27,17 @@ HostAddress = Annotated[
     ),
 ]
 """An IP address, since Docker publishes at nothing else."""
+UnixUser = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:[a-qs-z_]|r(?:[-a-np-z0-9_]|o(?:[-a-np-z0-9_]|o(?:[-a-su-z0-9_]"
+        r"|t[-a-z0-9_]))))[-a-z0-9_]{0,31}$",
+        max_length=32,
+    ),
+]
+"""A user of the host; `root` is none, spelt out since patterns that run in linear time can't say
+"but not".
+"""
 
 
 class Accelerator(Part):
@@ -37,6 +48,8 @@ class Accelerator(Part):
 
 
 class NodeSpec(Part):
+    """`ssh_user` is who the keys of projects let in, to open tunnels and nothing else."""
+
     pool: Name
     capacity_shape: CapacityShape
     accelerator_family: AcceleratorFamily
@@ -45,6 +58,7 @@ class NodeSpec(Part):
     memory_mib: Int = Field(ge=1, le=1_073_741_824)
     engines: UniqueItems[Engine] = Field(min_length=1)
     address: HostAddress | None = None
+    ssh_user: UnixUser | None = None
 
 
 class Node(Manifest):

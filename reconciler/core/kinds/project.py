@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from reconciler.core.kinds.base import ExternalId, Label, Manifest, Part, Term
+from pydantic import Field
+
+from reconciler.core.kinds.base import ExternalId, Int, Label, Manifest, Part, Term
+
+
+class SshKey(Part):
+    """A key pair for tunnels to the project's instances; a higher `version` is a new pair."""
+
+    version: Int = Field(ge=1, le=1_000_000)
 
 
 class ProjectSpec(Part):
@@ -13,6 +21,7 @@ class ProjectSpec(Part):
     project_id: ExternalId
     display_name: Label
     suspend: Term | None = None
+    ssh_key: SshKey | None = None
 
 
 class Project(Manifest):
