@@ -28,12 +28,12 @@ from pathlib import Path
 import httpx
 
 from bench.plan import APPS, ENVIRONMENT, VERSIONS, commit, git, manifests
-from node_agent.link import AgentKey, Away, Link, join, parse_join_token
+from node_agent.link import AgentKey, Away, Credentials, Link, join, parse_join_token
+from node_agent.membership import JoinReply
 from node_agent.status import origin_of
 from node_agent.tasks import Accepted, Trust, acknowledgement, admit
 from node_agent.wire import (
     Inventory,
-    JoinReply,
     LaunchTask,
     Phase,
     Poll,
@@ -70,7 +70,8 @@ class Agent:
         self._stop.set()
 
     def _run(self) -> None:
-        link = Link(self._server, self._key)
+        shown = Credentials(self._reply.ca, self._reply.certificate)
+        link = Link(self._server, self._key, lambda: shown)
         self._say(link, ())
         while not self._stop.is_set():
             try:
@@ -189,11 +190,13 @@ class Stage:
         self.repo.mkdir()
         self.later = make_repo(self.repo, registry, instances)
         self.listen = f"127.0.0.1:{services.free_port()}"
+        agents_listen = f"127.0.0.1:{services.free_port()}"
         self.environment = {
             "GPUAAS_STATE_DIR": str(folder / "state"),
             "GPUAAS_REPO": str(self.repo),
             "GPUAAS_ENVIRONMENT": ENVIRONMENT,
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_AGENTS_LISTEN": agents_listen,
         }
         self.http = httpx.Client(
             base_url=f"http://{self.listen}", timeout=30.0, trust_env=False
@@ -202,7 +205,7 @@ class Stage:
         process.wait_ready(self.service, self._answers, 60.0)
         self.secret = self.gpuaas("webhook").strip()
         names = sorted(path.stem for path in (self.repo / "platform/nodes").glob("*.yaml"))
-        server = f"http://{self.listen}"
+        server = f"https://{agents_listen}"
         self.agents = [
             Agent(server, name, self.gpuaas("node", "join", name).strip()) for name in names
         ]

@@ -23,8 +23,9 @@ from reconciler.core.desired import Desired
 from reconciler.core.health import HealthLimits, HealthSeen, healths
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Observed
-from reconciler.core.plan import Plan, moves
+from reconciler.core.plan import Finding, Plan, moves
 from reconciler.core.plan.compute import compute_plan
+from reconciler.core.plan.keys import unbelievable
 from reconciler.core.plan.settling import with_unsettled
 from reconciler.core.plan.stuck import with_stuck
 from reconciler.core.problems import Problem
@@ -32,11 +33,14 @@ from reconciler.core.records import Accepted, Event, InstanceRecord, Intent, Pas
 from reconciler.core.schema import SchemaSet
 from reconciler.core.settle import Settled, finished_intents, settle_all
 from reconciler.core.source import Snapshot
+from reconciler.core.ssh_access import Doubt
 from reconciler.core.status import with_conditions
 from reconciler.core.validate import ValidateMemo, located, validate
+from reconciler.custody.away import is_away, wrong_custody
+from reconciler.custody.ssh_keys import SshKept, SshMemo, keep_ssh_keys
 from reconciler.errors import GpuaasError
 from reconciler.forget import forget_secrets
-from reconciler.observe import ReportMemo, see_nodes, with_artifacts
+from reconciler.observe import ReportMemo, see_nodes, with_keys, with_supplies
 from reconciler.ports import Ports
 from reconciler.settings import Settings
 from reconciler.watch import Watch
@@ -54,13 +58,18 @@ class Pass:
     summary: PassSummary
     events: tuple[Event, ...] = ()
     nodes: frozenset[str] = frozenset()
-    """Nodes that have new tasks waiting."""
+    """Nodes that have something new waiting: tasks, or other keys to believe."""
     arrivals: tuple[Arrival, ...] = ()
     """Commits that came true in this pass."""
     restarts: int = 0
     """How often nodes started what had ended, since the pass before."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long its phases took."""
+
+    @property
+    def error(self) -> str:
+        """Why nothing could be carried out; empty when it was."""
+        return self.summary.message
 
 
 @dataclass
@@ -74,6 +83,7 @@ class LoadMemo:
     validated: ValidateMemo = field(default_factory=ValidateMemo)
     accepted: AcceptMemo = field(default_factory=AcceptMemo)
     reports: ReportMemo = field(default_factory=ReportMemo)
+    ssh: SshMemo = field(default_factory=SshMemo)
 
 
 def load(
@@ -224,11 +234,13 @@ def reconcile(
     memo: LoadMemo | None = None,
     watch: Watch | None = None,
     holder: str = "",
+    told: Sequence[Finding] = (),
 ) -> Pass:
     """One pass on an accepted revision; `fetch_error` says why there may be a newer one unseen.
 
     `approved` are ids of plans to carry out where changes wait for that, as they do if `manual`.
-    With `holder` nothing is stored once somebody else has the lease.
+    With `holder` nothing is stored once somebody else has the lease. `told` is what others found
+    and the pass has to tell.
     """
     watch = watch or Watch()
     now_ms = ports.clock.now_ms()
@@ -237,13 +249,16 @@ def reconcile(
     view = _look(state, ports, settings, now_ms, approved, manual, memo, watch)
     desired, settled = view.desired, view.settled
     with watch.phase("write"):
-        outcome = execute.execute(view.plan, desired, settled.records, ports, settings, now_ms)
-        settled, outcome = forget_secrets(ports.secrets, settled, outcome)
+        settled, outcome = _carried_out(state, view, ports, settings, now_ms, holder)
+        ssh = _ssh_keys(state, view, outcome, ports, now_ms, memo)
     with watch.phase("plan"):
         plan = with_unsettled(view.plan, desired, view.observed, outcome.records, now_ms)
+        plan = _after_rotation(plan, outcome, now_ms)
         intents = (*view.intents, *outcome.intents)
         found = _healths(view, outcome.records, intents, settings, now_ms)
         plan = with_stuck(plan, found, desired, now_ms)
+        told = [*ssh.findings, *(one for one in told if one.code != _code(outcome.error))]
+        plan = replace(plan, findings=(*plan.findings, *told)) if told else plan
         after: Records = with_conditions(outcome.records, desired, found, plan, now_ms)
         seen_ms = now_ms if watch.revision_seen_ms is None else watch.revision_seen_ms
         after, arrivals = followed(after, plan.actions, desired, seen_ms, now_ms)
@@ -252,7 +267,7 @@ def reconcile(
     summary = record.summary_of(plan, problems, outcome.error, now_ms, ended_at_ms)
     summary = replace(summary, rejected=state.rejected)
     begun = [action for action in view.plan.ready if isinstance(action, Move)]
-    audit = instance_entries(outcome.intents, after, state.accepted, now_ms, begun)
+    audit = (*instance_entries(outcome.intents, after, state.accepted, now_ms, begun), *ssh.audit)
     with watch.phase("write"):
         record.write(ports, after, settled, outcome, view.closed, summary, audit, holder)
     return Pass(
@@ -260,11 +275,58 @@ def reconcile(
         view.observed,
         summary,
         (*settled.events, *outcome.events),
-        outcome.nodes,
+        outcome.nodes | (view.observed.nodes.keys() if outcome.keys else set()),
         arrivals,
         _restarts(settled),
         watch.seconds,
     )
+
+
+def _carried_out(
+    state: AcceptedState, view: _View, ports: Ports, settings: Settings, now_ms: int, holder: str
+) -> tuple[Settled, execute.Outcome]:
+    """What needs custody is left for later where it is away, or not the one that is meant."""
+    plan, desired, records = view.plan, view.desired, view.settled.records
+    wrong = wrong_custody(state.environment, settings)
+    if wrong is not None:
+        outcome = execute.Outcome(records, error=wrong)
+    else:
+        outcome = execute.execute(
+            plan, desired, view.observed, records, ports, settings, now_ms, holder
+        )
+    barred = outcome.error if wrong or is_away(outcome.error) else None
+    return forget_secrets(ports.secrets, view.settled, outcome, barred)
+
+
+def _ssh_keys(
+    state: AcceptedState,
+    view: _View,
+    outcome: execute.Outcome,
+    ports: Ports,
+    now_ms: int,
+    memo: LoadMemo | None,
+) -> SshKept:
+    """Where custody failed for the plan it is not asked again."""
+    if outcome.error is not None:
+        return SshKept()
+    known, seen = memo.ssh if memo is not None else None, view.observed
+    unsure = bool(state.rejected) or state.environment is None
+    doubt = Doubt(state.problems, state.unread, unsure)
+    return keep_ssh_keys(
+        ports.secrets, state.accepted, outcome.records, seen, now_ms, known, doubt
+    )
+
+
+def _code(error: GpuaasError | None) -> str:
+    return error.code if error is not None else ""
+
+
+def _after_rotation(plan: Plan, outcome: execute.Outcome, now_ms: int) -> Plan:
+    """What comes of a new version is seen to at once, in a pass of its own."""
+    if not outcome.keys and not outcome.findings:
+        return plan
+    found = (*plan.findings, *outcome.findings)
+    return replace(plan, findings=found, wake_at_ms=now_ms if outcome.keys else plan.wake_at_ms)
 
 
 def _look(
@@ -283,7 +345,7 @@ def _look(
         records = ports.store.records()
         reports = see_nodes(ports, settings, now_ms, memo.reports if memo else None)
         desired, seen = wanted(state, reports, records)
-        observed = with_artifacts(ports, desired, seen)
+        observed = with_keys(ports.secrets, desired, with_supplies(ports, desired, seen))
         asked = ports.store.open_intents(now_ms)
     if manual:
         desired = replace(desired, guards=replace(desired.guards, manual=True))
@@ -328,6 +390,7 @@ def _decided(
 ) -> _View:
     settled = settle_all(desired, observed, records, now_ms, asked)
     closed = finished_intents(settled.records, asked, desired, observed)
+    closed = tuple(sorted({*closed, *unbelievable(observed, asked)}))
     intents = [intent for intent in asked if intent.instance not in closed]
     plan = compute_plan(desired, observed, settled.records, intents, now_ms, approved)
     return _View(desired, observed, settled, closed, intents, plan)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask, VerifierKey
+from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask
 from reconciler.core import lifecycle
 from reconciler.core.actions import (
     Action,
     Control,
+    KeyAction,
     Launch,
     Move,
     Remove,
@@ -25,10 +27,12 @@ from reconciler.core.actions import (
 )
 from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
-from reconciler.core.plan import Plan
+from reconciler.core.observed import Observed
+from reconciler.core.plan import Finding, Plan
 from reconciler.core.records import Event, InstanceRecord, Intent, node_name
+from reconciler.custody.task_key import TaskKey
 from reconciler.errors import GpuaasError
-from reconciler.ports import TASK_KEY, Ports, SecretStore
+from reconciler.ports import Ports, SecretStore
 from reconciler.settings import Settings
 
 Task = LaunchTask | ControlTask | RemoveTask
@@ -38,12 +42,14 @@ Records = Mapping[InstanceKey, InstanceRecord]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan leads to. `error` is set when nothing could be drawn up."""
+    """What a plan leads to. `error` is set when nothing could be drawn up; `keys` is done then."""
 
     records: Records
     intents: tuple[Intent, ...] = ()
     events: tuple[Event, ...] = ()
     error: GpuaasError | None = None
+    keys: tuple[KeyAction, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -51,33 +57,61 @@ class Outcome:
 
 
 def execute(
-    plan: Plan, desired: Desired, records: Records, ports: Ports, settings: Settings, now_ms: int
+    plan: Plan,
+    desired: Desired,
+    observed: Observed,
+    records: Records,
+    ports: Ports,
+    settings: Settings,
+    now_ms: int,
+    holder: str = "",
 ) -> Outcome:
-    """Draws up every ready action as an intent with its task, and notes what is wanted but held.
+    """Sees to the signing keys, draws up every ready action as an intent with its task, and notes
+    what is wanted but held. `holder` as in `rotation`.
 
     Nodes get to see a task once `record.write` has stored it together with all else of the pass.
     """
+    done: tuple[KeyAction, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    try:
+        if plan.ready_keys:
+            # Logs: what loads that takes time, and most plans touch no key.
+            from reconciler.custody.rotation import rotate_keys  # noqa: PLC0415
+
+            rotated = rotate_keys(plan.ready_keys, desired, ports, settings, holder)
+            done, findings = rotated.done, rotated.findings
+        signer = TaskSigner(ports.secrets, observed, int(settings.task_ttl_s * 1000), now_ms)
+        outcome = _drawn_up(plan, desired, records, ports, signer, now_ms)
+    except GpuaasError as error:
+        outcome = Outcome(records, error=error)
+    return replace(outcome, keys=done, findings=findings)
+
+
+def _drawn_up(
+    plan: Plan,
+    desired: Desired,
+    records: Records,
+    ports: Ports,
+    signer: TaskSigner,
+    now_ms: int,
+) -> Outcome:
     after = dict(records)
     events: list[Event] = []
     intents: list[Intent] = []
     moved: set[InstanceKey] = set()
-    try:
-        signer = TaskSigner(ports.secrets, int(settings.task_ttl_s * 1000), now_ms)
-        sequence = _Sequence(ports)
-        for action in plan.actions:
-            known = records.get(subject_of(action))
-            record, made = _begun(action, plan, desired, known, now_ms)
-            events += made
-            if record is None:
-                continue
-            after[record.key] = record
-            if isinstance(action, Move):
-                moved |= {action.moved_from} if action.held is None else set()
-            elif action.held is None:
-                task = make_task(action, record, sequence.next(action.node), signer)
-                intents.append(signer.intent(action, task))
-    except GpuaasError as error:
-        return Outcome(records, error=error)
+    sequence = _Sequence(ports)
+    for action in plan.actions:
+        known = records.get(subject_of(action))
+        record, made = _begun(action, plan, desired, known, now_ms)
+        events += made
+        if record is None:
+            continue
+        after[record.key] = record
+        if isinstance(action, Move):
+            moved |= {action.moved_from} if action.held is None else set()
+        elif action.held is None:
+            task = make_task(action, record, sequence.next(action.node), signer)
+            intents.append(signer.intent(action, task))
     for key in moved - {action.instance for action in plan.actions}:
         del after[key]
     return Outcome(after, tuple(intents), tuple(events))
@@ -120,19 +154,24 @@ class _Sequence:
 
 
 class TaskSigner:
-    """Seals tasks with the newest task key; the key itself stays in the secret store."""
+    """Seals tasks with the newest version of the task key that all agents know.
 
-    def __init__(self, secrets: SecretStore, ttl_ms: int, now_ms: int) -> None:
+    Asked of the secret store with the first task only: where nothing is to be signed, it may be
+    away.
+    """
+
+    def __init__(self, secrets: SecretStore, observed: Observed, ttl_ms: int, now_ms: int) -> None:
         self._secrets = secrets
-        self.key: VerifierKey = secrets.ensure_signing_key(TASK_KEY)
+        self._nodes = observed.nodes
         self.issued_at_ms = now_ms
         self.expires_at_ms = now_ms + ttl_ms
 
-    def intent(self, action: Action, task: Task) -> Intent:
-        # Loads cryptography, of which a plan needs nothing; the server has it from its start.
-        from node_agent.envelope import seal  # noqa: PLC0415
+    @cached_property
+    def _key(self) -> TaskKey:
+        return TaskKey.of(self._secrets, self._nodes)
 
-        envelope = seal(task.canonical(), TASK_TYPE, self.key.key_id, self._sign)
+    def intent(self, action: Action, task: Task) -> Intent:
+        envelope = self._key.seal(task.canonical(), TASK_TYPE)
         target = task.workload.spec_hash if isinstance(task, LaunchTask) else ""
         return Intent(
             action_id=action_id(action),
@@ -147,9 +186,6 @@ class TaskSigner:
             created_at_ms=self.issued_at_ms,
             expires_at_ms=self.expires_at_ms,
         )
-
-    def _sign(self, message: bytes) -> bytes:
-        return self._secrets.sign(TASK_KEY, message).signature
 
 
 def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSigner) -> Task:

@@ -33,6 +33,7 @@ _PRIVATE_TEXT = (
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END[^-]*-----|\Z)", re.S), MASK),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), MASK),
+    (re.compile(r"\bgpuaas-h[0-9]+\.[\w-]+"), MASK),
 )
 
 

@@ -10,11 +10,12 @@ Rules:
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -24,9 +25,12 @@ from reconciler.core.accept import AcceptedState
 from reconciler.core.audit import entries_of
 from reconciler.core.authority.facts import Walked
 from reconciler.core.names import Revision
+from reconciler.core.plan import Finding
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, PassSummary
 from reconciler.core.schema import SchemaSet
+from reconciler.custody.away import Presence
+from reconciler.custody.watch import CustodyWatch
 from reconciler.cycle import LoadMemo, Pass, load, load_last, reconcile
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes, Ports
@@ -69,6 +73,7 @@ def _tell(done: Pass, reasons: frozenset[str], before: PassSummary | None) -> No
         held=summary.held,
         waiting=summary.waiting,
         findings=sorted({str(finding.get("code")) for finding in summary.findings}),
+        **({"message": summary.message} if summary.message else {}),
         duration_ms=summary.duration_ms,
     )
 
@@ -141,17 +146,21 @@ class _Memory:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life: how long ago the loop last went round, and whether it makes the passes."""
+    """A sign of life: how long ago the loop last went round, whether it makes the passes, and
+    whether custody answered it.
+    """
 
     age_s: float
     leading: bool
+    custody_up: bool = True
 
 
 class Loop:
     """Runs passes until told to stop. `on_tasks` hears which nodes have tasks waiting.
 
     With `manual` changes wait for a `plan:<id>` reason, whatever the Environment says. `walk`
-    says what the commits since come to; without it they count whoever signed them.
+    says what the commits since come to; without it they count whoever signed them. `begin` makes
+    what is not there yet at a first start, and is tried until custody answers.
     """
 
     def __init__(
@@ -165,6 +174,9 @@ class Loop:
         manual: bool = False,
         later: Later = in_a_while,
         walk: Walk | None = None,
+        custody: CustodyWatch | None = None,
+        begin: Callable[[], None] = lambda: None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._ports = ports
         self._settings = settings
@@ -175,14 +187,19 @@ class Loop:
         self._manual = manual
         self._later = later
         self._walk = walk
+        self._custody = custody
+        self._chance = chance
+        self._presence = Presence(begin, int(settings.resync_interval_s * 1000))
         self._call_off: Callable[[], None] | None = None
+        self._call_off_retry: Callable[[], None] = lambda: None
         self._memory = _Memory()
         self._beat_s = time.monotonic()
         self.wakeups = Wakeups()
 
     def heartbeat(self) -> Beat:
         """May be asked from any thread, also while a pass is made: that is no sign of life."""
-        return Beat(time.monotonic() - self._beat_s, self._memory.leading)
+        up = self._presence.error is None
+        return Beat(time.monotonic() - self._beat_s, self._memory.leading, up)
 
     def run(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; gives the lease back at the end."""
@@ -198,6 +215,7 @@ class Loop:
         finally:
             scheduler.shutdown(wait=False)
             self._set_alarm(None)
+            self._call_off_retry()
             self._ports.store.release(RECONCILER_LEASE, self._holder)
 
     def step(self, reasons: frozenset[str]) -> Pass | None:
@@ -205,6 +223,7 @@ class Loop:
         asked = {r.removeprefix(APPLY_PLAN) for r in reasons if _names_plan(r)}
         self._memory.approved |= asked
         try:
+            self._presence.look(self._ports.clock.now_ms())
             if not self._lead():
                 return None
             done = self._pass(reasons)
@@ -216,7 +235,12 @@ class Loop:
             log.exception("pass_crashed")
             self._failed(Transient("internal", f"unexpected {type(error).__name__}, see the log"))
             return None
-        self._memory.failures = 0
+        self._call_off_retry()
+        if done is not None and done.error:
+            self._presence.doubt()
+            self._again("custody")
+        else:
+            self._memory.failures = 0
         return done
 
     @without_collector()
@@ -237,8 +261,9 @@ class Loop:
             memory.loaded,
             watch,
             self._holder,
+            self._findings(),
         )
-        if done.summary.result != "failed":
+        if not done.error:
             memory.approved = frozenset()
         self._set_alarm(self._until(done.plan.wake_at_ms))
         if done.nodes:
@@ -249,6 +274,11 @@ class Loop:
         if done.summary.result == "failed":
             raise Transient(STORED_FAILURE, done.summary.message)
         return done
+
+    def _findings(self) -> tuple[Finding, ...]:
+        """What is known of custody beside the pass."""
+        drifted = self._custody.findings() if self._custody is not None else ()
+        return (*self._presence.findings(), *drifted)
 
     def _must_fetch(self, reasons: frozenset[str]) -> bool:
         return self._memory.state is None or any(r in FETCHES or _names_plan(r) for r in reasons)
@@ -377,13 +407,22 @@ class Loop:
         return False
 
     def _failed(self, error: GpuaasError) -> None:
-        memory = self._memory
-        memory.failures += 1
-        pause_s = min(60.0, 0.5 * 2 ** min(memory.failures, 7))
+        pause_s = self._again("retry")
         log.error("pass_failed", code=error.code, message=error.message, retry_in_s=pause_s)
         if error.code != STORED_FAILURE:
             self._note_failure(error)
-        self._later(pause_s, lambda: self.wakeups.add("retry"))
+
+    def _again(self, reason: str) -> float:
+        """One more pass for this reason, later each time, and not when all others have theirs.
+
+        Returns in how many seconds.
+        """
+        self._call_off_retry()
+        self._memory.failures += 1
+        most_s: float = min(60.0, 0.5 * 2 ** min(self._memory.failures, 7))
+        pause_s = most_s * (1 + self._chance()) / 2
+        self._call_off_retry = self._later(pause_s, lambda: self.wakeups.add(reason))
+        return pause_s
 
     def _note_failure(self, error: GpuaasError) -> None:
         """Makes `gpuaas status` say it too; when the store is what fails, the log has to do."""
@@ -409,7 +448,26 @@ class Loop:
         every(settings.resync_interval_s, lambda: self.wakeups.add("resync"))
         every(settings.wakeup_interval_s, self.take_requests)
         every(settings.lease_ttl_s / 3, self.renew)
+        if self._custody is not None:
+            every(settings.vault_check_interval_s, self.check_custody)
+            # Soon, but when it is clear who leads.
+            soon = datetime.now(UTC) + timedelta(seconds=settings.lease_ttl_s / 3)
+            scheduler.add_job(self.check_custody, "date", run_date=soon)
         return scheduler
+
+    def check_custody(self) -> None:
+        """Looks whether custody is as it has to be; what changed there has its pass at once."""
+        if self._custody is None:
+            return
+        before = self._custody.findings()
+        try:
+            entries = self._custody.check(self._memory.leading, self._ports.clock.now_ms())
+            if entries:
+                self._ports.store.append_audit(entries)
+        except GpuaasError as error:
+            log.warning("custody_unchecked", code=error.code, message=error.message)
+        if self._custody.findings() != before:
+            self.wakeups.add("custody")
 
     def take_requests(self) -> None:
         """Takes up what other processes asked for."""

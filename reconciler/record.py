@@ -13,9 +13,11 @@ from dataclasses import asdict
 from reconciler.core.names import InstanceKey
 from reconciler.core.plan import Plan
 from reconciler.core.plan.guards import IGNORED, NEEDS_A_PERSON
+from reconciler.core.plan.keys import NOT_ROTATED
 from reconciler.core.problems import Problem
 from reconciler.core.records import AuditEntry, InstanceRecord, PassResult, PassSummary
 from reconciler.core.settle import Settled
+from reconciler.custody.away import is_away
 from reconciler.errors import GpuaasError
 from reconciler.execute import Outcome
 from reconciler.ports import Changes, Ports
@@ -67,8 +69,8 @@ def summary_of(
         revision=plan.revision,
         started_at_ms=started_at_ms,
         duration_ms=max(0, ended_at_ms - started_at_ms),
-        actions=len(plan.ready),
-        held=len(plan.held),
+        actions=len(plan.ready) + len(plan.ready_keys),
+        held=len(plan.held) + len(plan.keys) - len(plan.ready_keys),
         waiting=len(plan.waiting),
         blocked=blocked(plan),
         message=str(error) if error else "",
@@ -81,19 +83,21 @@ def summary_of(
 
 def blocked(plan: Plan) -> dict[str, int]:
     """Held actions and instances on their way, by code, sorted."""
-    held = (action.held.code for action in plan.held if action.held is not None)
+    held = (action.held.code for action in (*plan.held, *plan.keys) if action.held is not None)
     return dict(sorted(Counter([*held, *(item.code for item in plan.waiting)]).items()))
 
 
 def result_of(plan: Plan, problems: Sequence[Problem], error: GpuaasError | None) -> PassResult:
-    """failed: our own services did not answer; stalled: a person must act; waiting: under way.
+    """failed: our own services did not answer; stalled: a person must act; waiting: under way, or
+    for custody to come back.
 
     What waits for an approval ends in stalled, so that nobody waits for it without being told; what
     waits for a moment (a window, the end of a suspension) is waiting. Ignored drift is neither.
     """
     if error is not None:
-        return "failed"
-    held = {action.held.code for action in plan.held if action.held is not None} - {IGNORED}
-    if plan.ready or plan.waiting or held - NEEDS_A_PERSON:
+        return "waiting" if is_away(error) else "failed"
+    waits = (action.held for action in (*plan.held, *plan.keys))
+    held = {one.code for one in waits if one is not None} - {IGNORED, NOT_ROTATED}
+    if plan.ready or plan.ready_keys or plan.waiting or held - NEEDS_A_PERSON:
         return "waiting"
     return "stalled" if plan.stalled or problems or held else "done"

@@ -15,12 +15,14 @@ from reconciler.core.actions import Launch, Remove
 from reconciler.core.names import ArtifactKey, InstanceKey
 from reconciler.core.records import InstanceRecord, State
 from reconciler.core.schema import SchemaSet
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass, load, preview, reconcile
 from reconciler.devkit import state_repo
 from reconciler.errors import GpuaasError, Transient
 from reconciler.ports import Changes, Ports
 from reconciler.settings import Settings
 from tests.fakes.agent import FakeAgent
+from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
@@ -94,8 +96,8 @@ def make_world() -> World:
     """The example repo, a node that joined, and a registry with its images."""
     remote, store, registry, clock = FakeRemote(), MemoryStore(), FakeRegistry(), FakeClock()
     secrets = FakeSecrets()
-    ports = Ports(FakeStateSource(remote), registry, secrets, store, clock)
-    agent = FakeAgent("node-a", store, (secrets.ensure_signing_key("tasks"),))
+    ports = Ports(FakeStateSource(remote), registry, secrets, FakeCa(), store, clock)
+    agent = FakeAgent("node-a", store, (newest_verifier(secrets, "tasks"),))
     agent.join(clock.now_ms())
     agent.report(clock.now_ms())
     files = example()

@@ -12,6 +12,7 @@ from reconciler.adapters.schema_files import load_schemas
 from reconciler.core.actions import Launch
 from reconciler.core.names import ArtifactKey
 from reconciler.core.schema import SchemaSet
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass
 from reconciler.devkit import state_repo
 from reconciler.errors import Transient
@@ -19,6 +20,7 @@ from reconciler.loop import Loop, Wakeups
 from reconciler.ports import RECONCILER_LEASE, Ports
 from reconciler.settings import Settings
 from tests.fakes.agent import FakeAgent
+from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
@@ -49,7 +51,7 @@ class World:
 def world() -> World:
     remote, store, clock = FakeRemote(), MemoryStore(), FakeClock()
     remote.push(state_repo.first_files())
-    ports = Ports(FakeStateSource(remote), FakeRegistry(), FakeSecrets(), store, clock)
+    ports = Ports(FakeStateSource(remote), FakeRegistry(), FakeSecrets(), FakeCa(), store, clock)
     return World(remote, store, clock, ports)
 
 
@@ -124,7 +126,7 @@ def test_one_leads_and_the_other_takes_over(world: World) -> None:
 
 def test_nodes_with_new_tasks_are_told(world: World) -> None:
     secrets = world.ports.secrets
-    agent = FakeAgent("node-a", world.store, (secrets.ensure_signing_key("tasks"),))
+    agent = FakeAgent("node-a", world.store, (newest_verifier(secrets, "tasks"),))
     agent.join(world.clock.now_ms())
     agent.report(world.clock.now_ms())
     loop = world.loop()
@@ -169,7 +171,7 @@ def test_a_request_from_another_process_makes_a_pass(world: World) -> None:
 
 def joined(world: World) -> FakeAgent:
     """The node, with what it needs to run the instance; it has reported once."""
-    agent = FakeAgent("node-a", world.store, (world.ports.secrets.ensure_signing_key("tasks"),))
+    agent = FakeAgent("node-a", world.store, (newest_verifier(world.ports.secrets, "tasks"),))
     agent.join(world.clock.now_ms())
     agent.report(world.clock.now_ms())
     registry = world.ports.registry

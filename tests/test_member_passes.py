@@ -16,6 +16,7 @@ from reconciler.adapters.schema_files import load_schemas
 from reconciler.core.names import ArtifactKey, InstanceKey
 from reconciler.core.records import Event, InstanceRecord, State
 from reconciler.core.schema import SchemaSet
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass, load, reconcile
 from reconciler.ports import Ports
 from reconciler.settings import Settings
@@ -25,6 +26,7 @@ from tests.core import builders as b
 from tests.core import spread as s
 from tests.core.spread import member, set_members, spread
 from tests.fakes.agent import FakeAgent
+from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
@@ -70,10 +72,15 @@ class World:
     def __post_init__(self) -> None:
         self.registry.say(ArtifactKey.parse(b.IMAGE))
         self.ports = Ports(
-            FakeStateSource(self.remote), self.registry, self.secrets, self.store, self.clock
+            FakeStateSource(self.remote),
+            self.registry,
+            self.secrets,
+            FakeCa(),
+            self.store,
+            self.clock,
         )
         for number, name in enumerate(("gpu-1", "gpu-2"), 1):
-            now_ms, signing = self.clock.now_ms(), self.secrets.ensure_signing_key("tasks")
+            now_ms, signing = self.clock.now_ms(), newest_verifier(self.secrets, "tasks")
             self.store.add_join_token(f"hash-{name}", name, now_ms + 1000)
             self.store.redeem_join_token(f"hash-{name}", name, f"{number:064x}", now_ms)
             self.nodes[name] = Node(name, self.store, (signing,))

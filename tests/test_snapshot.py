@@ -23,6 +23,7 @@ from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Known
 from reconciler.core.records import Condition
 from reconciler.core.validate import validate
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import load, preview
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import Changes
@@ -34,12 +35,12 @@ from reconciler.use_cases import snapshot
 from reconciler.use_cases.planning import Planned, plan_revision
 from reconciler.use_cases.snapshot import (
     ReadDocuments,
-    Remembered,
     documents_of,
     opened,
     sealed,
     take,
 )
+from reconciler.use_cases.snapshot_form import Remembered, document
 from reconciler.wiring.snapshots import KEPT_MS, SnapshotService, read_snapshot, snapshot_service
 from tests.server.harness import refusal, settings_of
 from tests.test_cycle import HELLO, INSTANCE, SCHEMAS, SETTINGS, World, world  # noqa: F401
@@ -49,7 +50,7 @@ CANARY = "canary-4711"
 
 
 def keys(world: World) -> list[str]:
-    return [world.ports.secrets.ensure_signing_key(snapshot.SNAPSHOT_KEY).public_key]
+    return [newest_verifier(world.ports.secrets, snapshot.SNAPSHOT_KEY).public_key]
 
 
 def checkout(world: World) -> ReadDocuments:
@@ -223,7 +224,7 @@ def test_what_should_stay_here_is_not_in_its_bytes(world: World) -> None:
     )
     assert intents, "the story needs an open intent"
     seen = replace(seen, nodes={"node-a": Known(told)}, intents=intents)
-    text = json.dumps(snapshot.document(seen))
+    text = json.dumps(document(seen))
     for secret in (CANARY, "10.99.88.77", "32123", "127.0.0.1"):
         assert secret not in text
     assert '"refusal": "state_not_written"' in text
@@ -234,7 +235,7 @@ def test_what_a_silent_engine_said_stays_here(world: World) -> None:
     world.converge()
     world.agent.report(world.clock.now_ms(), complete=False)
     seen = take(world.ports, SETTINGS)
-    assert snapshot.document(seen)["nodes"] == {"node-a": {"unknown": "engine_unavailable"}}
+    assert document(seen)["nodes"] == {"node-a": {"unknown": "engine_unavailable"}}
     (finding,) = planned(world).plan.findings
     assert finding.message == "node node-a has an engine that is silent when the snapshot was taken"
 
@@ -328,7 +329,7 @@ def test_a_manifest_of_another_content_is_not_taken_for_the_accepted_one(world: 
 def test_a_rotated_key_is_still_believed_while_it_is_listed(world: World) -> None:
     world.converge()
     raw, trusted = sealed(take(world.ports, SETTINGS), world.ports.secrets), keys(world)
-    world.ports.secrets.rotate(snapshot.SNAPSHOT_KEY)  # type: ignore[attr-defined]
+    world.ports.secrets.rotate(snapshot.SNAPSHOT_KEY)
     now_ms = world.clock.now_ms()
     both = [*trusted, *keys(world)]
     assert opened(raw, both, "dev", now_ms, DAY_MS, checkout(world)).records

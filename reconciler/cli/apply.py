@@ -29,6 +29,7 @@ from reconciler.core.names import InstanceKey
 from reconciler.core.plan import Plan
 from reconciler.core.records import Intent, PassSummary
 from reconciler.errors import Refused
+from reconciler.observe import key_versions
 from reconciler.ports import Ports
 from reconciler.settings import Settings
 from reconciler.use_cases import saved_plan
@@ -230,7 +231,8 @@ def _follow_plan(
     heard_ms = asked_ms + int(4_000 * settings.wakeup_interval_s) + _HEARD_MS
     while True:
         events.show()
-        done = saved_plan.outcome(saved, _intents_of(saved, ports), ports.store.records())
+        keys = key_versions(ports.secrets, saved.running_keys)[0]
+        done = saved_plan.outcome(saved, _intents_of(saved, ports), ports.store.records(), keys)
         if not done.waiting or time.monotonic() > deadline:
             break
         if not done.begun and _passed_over(saved, ports.store.last_pass(), asked_ms, heard_ms):
@@ -246,7 +248,7 @@ def _follow_plan(
 
 def _intents_of(saved: SavedPlan, ports: Ports) -> Sequence[Intent]:
     """The journal of the plan's instances: by instance while they are few."""
-    keys = sorted({InstanceKey(action.instance) for action in saved.running})
+    keys = sorted({InstanceKey(action.instance) for action in saved.running if action.node})
     if len(keys) > _ASKED_ONE_BY_ONE_MAX:
         return ports.store.intents()
     return [intent for key in keys for intent in ports.store.intents(key)]

@@ -26,6 +26,7 @@ from reconciler.cli.common import (
 from reconciler.cli.diff import print_lines
 from reconciler.core.printable import printable_json
 from reconciler.core.times import parse_time_ms
+from reconciler.custody.signing import newest_verifier
 from reconciler.errors import Refused
 from reconciler.ports import Ports
 from reconciler.settings import Settings
@@ -238,7 +239,7 @@ def export(out_file: Path | None, after: int, key: bool, **given: Any) -> int:
     """
     with open_ports(load_settings(**given), make=False) as ports:
         if key:
-            click.echo(ports.secrets.ensure_signing_key(trail.AUDIT_KEY).public_key)
+            click.echo(newest_verifier(ports.secrets, trail.AUDIT_KEY).public_key)
             return EXIT_OK
         with _progress("exported") as progress:
             lines = _exported(ports, after, progress)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,14 @@ def verdict(last: PassSummary | None, head: str, since_ms: int) -> int | None:
     if last.revision != head:
         return None
     return {"done": EXIT_OK, "stalled": EXIT_ERROR}.get(last.result)
+
+
+def local_actor() -> str:
+    """Who runs this command, for the audit trail: the host's word, not the environment's."""
+    try:
+        return f"local/{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"local/{os.getuid()}"
 
 
 def environment_of(settings: Settings) -> str:

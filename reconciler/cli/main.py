@@ -20,7 +20,7 @@ from reconciler.errors import GpuaasError
 
 # Each command is imported when it is asked for, so that `validate` starts without the server.
 COMMANDS = {
-    "access": "Show how to reach an instance, and its secrets for who asks for them.",
+    "access": "Show how to reach an instance, and hand over its secrets.",
     "apply": "Converge now, or carry out a saved plan, and wait for it.",
     "audit": "Show who did what, check that it is whole, export it.",
     "can": "Say whether somebody may make a change, and who may if not.",
@@ -32,21 +32,28 @@ COMMANDS = {
     "history": "Show the commits that changed an object, and what came of them.",
     "import": "Write manifests for what is already there.",
     "init": "Make a state repo, its first commit signed by its first admin.",
-    "node": "Let hosts join the fleet.",
+    "keys": "Show the keys that the control plane signs with.",
+    "node": "Let hosts join the fleet, list them, shut one out, forget one.",
     "plan": "Show what would change.",
     "rollback": "Write a commit that takes an object back, on a branch.",
     "run": "Run the control plane.",
+    "secret": "Keep the secrets that instances refer to: set, list, delete.",
     "service-account": "Let a machine act for a project: create, rotate keys, disable, list.",
     "snapshot": "Export what is observed, signed and redacted, to plan offline with.",
+    "ssh-key": "Hand over a project's key for tunnels, or list what keys there are.",
     "status": "Show instances, nodes and what the last pass found.",
     "timeline": "Show an instance's life: what happened, how long it took, by which commit.",
     "token": "Get a bearer token for the control plane.",
+    "unwrap": "Get the secret that a hand-over token stands for, once.",
     "validate": "Check a state repo.",
+    "vault": "Show and make what a Vault has to hold.",
     "webhook": "Show the secret that a forge signs its webhooks with.",
     "whoami": "Show who you are to a state repo, and what you may do there.",
 }
-LOG_MUCH = frozenset({"apply", "run"})
-"""What runs a control plane logs as it goes; the rest has a line for the log now and then."""
+LOG_MUCH = frozenset({"apply", "run", "unwrap"})
+"""What runs a control plane logs as it goes, and so are alarms; the rest has a line for the log now
+and then.
+"""
 
 
 class Commands(click.Group):

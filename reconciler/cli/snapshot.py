@@ -15,6 +15,7 @@ from reconciler.cli.common import (
     settings_options,
     write_file,
 )
+from reconciler.custody.signing import newest_verifier
 from reconciler.use_cases import snapshot as snapshots
 from reconciler.wiring.ports import open_ports
 
@@ -50,7 +51,7 @@ def snapshot(out_file: Path | None, key: bool, **given: Any) -> int:
         environment_of(settings)
     with open_ports(settings, make=False) as ports:
         if key:
-            click.echo(ports.secrets.ensure_signing_key(snapshots.SNAPSHOT_KEY).public_key)
+            click.echo(newest_verifier(ports.secrets, snapshots.SNAPSHOT_KEY).public_key)
             return EXIT_OK
         seen = snapshots.take(ports, settings)
         raw = snapshots.sealed(seen, ports.secrets)

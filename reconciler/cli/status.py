@@ -31,6 +31,8 @@ from reconciler.core.records import NumberedEvent
 from reconciler.core.times import time_text
 from reconciler.errors import Refused
 from reconciler.ports import Ports
+from reconciler.use_cases.handover import alarms
+from reconciler.views.audit import row_document
 from reconciler.views.failure_words import page_of, words_of
 from reconciler.views.findings import place_of, said_once
 from reconciler.views.read_models import event_document, status_document
@@ -38,6 +40,10 @@ from reconciler.wiring.ports import open_ports
 
 _LOOK_S = 0.2
 _EVENTS_SHOWN = 20
+_ALARMS_SHOWN = 5
+_AFTER_ALARM = (
+    "{} in the last day: change those secrets, and look who was first with `gpuaas audit list`."
+)
 _PASS_OVERDUE_S = 60
 """A control plane that runs makes a pass every `resync_interval_s`, 15 s by default."""
 _SILENT_S = 20
@@ -102,7 +108,8 @@ def current(ports: Ports, offline_after_s: float) -> dict[str, Any]:
         ports.clock.now_ms(),
         int(offline_after_s * 1000),
     )
-    return {**document, "last_cursor": ports.store.last_cursor()}
+    raised = [row_document(row) for row in alarms(ports.store, ports.clock.now_ms())]
+    return {**document, "last_cursor": ports.store.last_cursor(), "alarms": raised}
 
 
 def _wait(ports: Ports, deadline: float) -> int:
@@ -228,11 +235,22 @@ def _versions(one: Mapping[str, Any]) -> tuple[str, str]:
 
 def print_status(console: Console, document: Mapping[str, Any]) -> None:
     """The tables people see."""
+    print_alarms(console, document.get("alarms", ()))
     print_instances(console, document)
     console.print()
     console.print(nodes_table(document))
     console.print()
     print_pass(console, document.get("last_pass"))
+
+
+def print_alarms(console: Console, alarms: Sequence[Mapping[str, Any]]) -> None:
+    """Handed over secrets that somebody else may have, for a day."""
+    for alarm in alarms[-_ALARMS_SHOWN:]:
+        text = f"ALARM {alarm['at']}: {alarm['object']}: {alarm['result']}: {alarm['reason']}"
+        console.print(text, style="red", markup=False)
+    if alarms:
+        console.print(_AFTER_ALARM.format(len(alarms)), style="red", markup=False)
+        console.print()
 
 
 def print_pass(console: Console, last: Mapping[str, Any] | None) -> None:

@@ -46,7 +46,7 @@ from reconciler.core.forms import (
 from reconciler.core.forms import (
     scope_of as _scope,
 )
-from reconciler.core.guarding import term_of
+from reconciler.core.guarding import key_wishes, term_of
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.names import (
@@ -110,6 +110,8 @@ class AcceptedState:
     """What was rendered of it already; see `to_desired`."""
     audit: tuple[AuditEntry, ...] = ()
     """What is to be told when it is stored, and then only."""
+    unread: frozenset[str] = frozenset()
+    """Names of objects that a file bears which could not be read, or is not read at all."""
     rejected: str = ""
     """The newer revision that this one stands in for."""
 
@@ -165,6 +167,7 @@ def accept(
         environment=resolution.environment,
         suspended=_suspended_projects(forms),
         rendered=memo.rendered,
+        unread=frozenset(candidate.unread),
     )
 
 
@@ -202,6 +205,7 @@ def to_desired(
         state.guards,
         dict(sorted(held.items())),
         state.suspended,
+        key_wishes(state.environment) if state.environment is not None else {},
     )
 
 
@@ -431,6 +435,7 @@ def _nothing_changes(
         nodes=resolution.nodes | {ref.name for ref in forms.last if ref.kind == "Node"},
         guards=Guards(removals_max=0),
         environment=None,
+        unread=frozenset(candidate.unread),
     )
 
 

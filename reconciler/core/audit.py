@@ -32,6 +32,10 @@ FIRST = (0, "")
 """Number and hash of what comes before the first row."""
 SYSTEM = "system"
 DONE = "done"
+BEGUN = "begun"
+"""Written before what can't be undone; DONE follows."""
+ALARMS = ("wrap_spent", "wrap_foreign")
+"""Results that say that somebody else may have a secret which was handed to a person."""
 TEXT_LENGTH_MAX = 1000
 """Longer texts are cut."""
 _NONE_REFUSED: Mapping[str, RefusedChange] = {}

@@ -58,6 +58,7 @@ class Stage:
     engine: str
     docker_host: str | None
     listen: str
+    agents_listen: str
     repo: StateRepo
     published: Published
     admin_key: str
@@ -80,6 +81,7 @@ class Stage:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_AGENTS_LISTEN": self.agents_listen,
             "GPUAAS_ADMIN_KEYS": json.dumps([self.admin_key]),
             **kept_environment(self.root),
         }
@@ -161,8 +163,8 @@ def set_up(root: Path, engine: str | None, narrator: Narrator) -> Stage:
     key = SigningKey.ssh(root / "keys", "ada")
     repo = state_repo.make_state_repo(folder, published, key)
     narrator.text(f"state repo: {folder}, made from example-state-repo/, signed by Ada's key")
-    listen = f"127.0.0.1:{services.free_port()}"
-    stage = Stage(root, published.engine, host, listen, repo, published, key.public_line)
+    listen, agents = (f"127.0.0.1:{services.free_port()}" for _ in range(2))
+    stage = Stage(root, published.engine, host, listen, agents, repo, published, key.public_line)
     narrator.command("gpuaas validate .")
     narrator.text(stage.gpuaas("validate", str(folder)).strip())
     _start_control_plane(stage, narrator)

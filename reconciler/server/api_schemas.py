@@ -175,6 +175,11 @@ def _of_callers() -> dict[str, Schema]:
             expires_in={**COUNT, "description": "Seconds."},
             scope={**TEXT, "description": "The permissions it is good for, with blanks between."},
         ),
+        "Unwrap": closed(
+            "Asks for a secret, once.",
+            token={**TEXT, "minLength": 1, "description": "A hand-over token, as it was printed."},
+        ),
+        "Unwrapped": closed("What was handed over. Nobody gets it a second time.", value=TEXT),
     }
 
 
@@ -287,7 +292,7 @@ def _of_nodes() -> dict[str, Schema]:
         "Node": closed(
             "A node by its last report.",
             name=TEXT,
-            state=one_of("online", "offline", "never_reported", "unreadable_report"),
+            state=one_of("online", "offline", "never_reported", "unreadable_report", "revoked"),
             joined_at_ms=AT_MS,
             reported_at_ms=or_null(AT_MS),
             report_age_ms=or_null(COUNT),
@@ -351,18 +356,29 @@ def _of_agents() -> dict[str, Schema]:
             token=TEXT,
             node={**TEXT, "pattern": f"^{NAME}$"},
             public_key=key,
+            csr={**TEXT, "maxLength": 8192, "description": "PKCS #10 of that key, PEM."},
+        ),
+        "Ca": closed("Whom to believe.", ca={**TEXT, "description": "PEM."}),
+        "Certificate": closed(
+            "A certificate, and whom to believe from now on; PEM.", certificate=TEXT, ca=TEXT
         ),
         "VerifierKey": closed(
             "Signs tasks.", key_id=TEXT, version={"type": "integer"}, public_key=key
         ),
         "JoinReply": closed(
-            "What tells a genuine task from another.",
+            "What tells a genuine task from another, and a certificate unless it has to wait.",
             node=TEXT,
             verifiers=listed(ref("VerifierKey")),
             min_version={"type": "integer"},
+            certificate=TEXT,
+            ca=TEXT,
         ),
         "Received": closed("Taken.", report_seq=COUNT, received_at_ms=AT_MS),
-        "PollReply": closed("Signed tasks, oldest first.", tasks=listed(ref("Envelope"))),
+        "PollReply": closed(
+            "Signed tasks, oldest first, and what holds for the node where that changed.",
+            {"config": ref("Envelope")},
+            tasks=listed(ref("Envelope")),
+        ),
         "Accepted": closed("Heard.", accepted={"const": True}),
         "AnyBody": {"description": "Whatever the forge sends."},
     }

@@ -37,6 +37,7 @@ from reconciler.views.read_models import instances_by_state
 _PASS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _CONVERGE_SECONDS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 14_400, 86_400)
 _UNKNOWN_REASON = "unknown"
+WRAP_ALARMS = ("wrap_spent", "wrap_foreign")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,14 @@ class Metrics:
         self._events = Counter(
             "gpuaas_instance_events", "Events, by what happened.", ["event"], registry=registry
         )
+        self._wrap_alarms = Counter(
+            "gpuaas_wrap_alarms",
+            "Handed over secrets that were asked for a second time or at another path.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in WRAP_ALARMS:
+            self._wrap_alarms.labels(reason)
         for result in get_args(PassResult):
             self._passes.labels(result)
         for phase in phases:
@@ -112,6 +121,10 @@ class Metrics:
             if what == "failed":
                 self._failures.labels(event.data.get("reason", _UNKNOWN_REASON)).inc()
 
+    def wrap_alarm(self, reason: str) -> None:
+        """Counts one of WRAP_ALARMS."""
+        self._wrap_alarms.labels(reason).inc()
+
     def exposition(self, state: Collector) -> bytes:
         """Everything in the Prometheus text format; `state` is what the store says now."""
         now = CollectorRegistry()
@@ -133,6 +146,7 @@ class Process:
     leading: bool = False
     beat_age_s: float = 0.0
     last_good_s: float = 0.0
+    custody_up: bool = True
 
 
 class StateCollector(Collector):
@@ -169,6 +183,11 @@ class StateCollector(Collector):
             "gpuaas_loop_heartbeat_age_seconds",
             "Since this process's loop last went round; it grows during a pass.",
             self._process.beat_age_s,
+        )
+        yield GaugeMetricFamily(
+            "gpuaas_custody_up",
+            "1 where the keys and secrets answered when they were last asked for, else 0.",
+            float(self._process.custody_up),
         )
 
     def _of_instances(self) -> Iterable[Metric]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from node_agent.membership import SERVER_NAME
 from reconciler.core.names import NAME
 from reconciler.server.api_schemas import Schema, components, ref
 from reconciler.server.operations import BEARER_ERRORS, CALLER, MEMBER, OPERATIONS, OWN, Operation
@@ -28,10 +29,13 @@ _PATH_PARAMETERS: Mapping[str, str] = {
 _TAGS: Mapping[str, str] = {
     "read": "What is seen and remembered. Nothing is changed here: changes are commits.",
     "tokens": "Tokens for people and machines.",
+    "handover": "For people whom a secret was handed to. Using up a token changes no desired "
+    "state.",
     "probes": "For orchestrators and Prometheus.",
     "agent": "Internal: between the control plane and node agents of the same release.",
     "webhooks": "For Git forges.",
 }
+_AGENTS = [{"url": f"https://{SERVER_NAME}:8471", "description": "`agents_listen`, TLS 1.3"}]
 _WORDS: Mapping[int, str] = {
     400: "It is no message of ours.",
     401: "Whoever asks did not prove who he is.",
@@ -39,6 +43,7 @@ _WORDS: Mapping[int, str] = {
     404: "There is no such thing, or none that the caller may know of.",
     408: "The body took too long.",
     409: "It was said before.",
+    410: "It was given out before, or it is too late.",
     413: "The body is too large.",
     421: "The server is called by a name that is not its own.",
     415: "The body is of another type.",
@@ -58,7 +63,8 @@ def openapi_json() -> str:
 def openapi_document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
+        there = paths.setdefault(one.path, {"servers": _AGENTS} if one.tag == "agent" else {})
+        there[one.method.lower()] = _operation(one)
     return {
         "openapi": "3.1.0",
         "info": {

@@ -18,6 +18,7 @@ from reconciler.core.names import NAME, InstanceKey
 from reconciler.server.access_rules import AUDIT_READ, INSTANCE_READ, NODE_READ, STATUS_READ
 from reconciler.server.auth_api import SERVICE_ACCOUNT_PATH
 from reconciler.server.errors import ApiError
+from reconciler.server.unwrap_api import UNWRAP_PATH
 
 PAGE_MAX = 1_000
 CURSOR_MAX = 2**63 - 1
@@ -165,37 +166,55 @@ SNAPSHOT = Operation(
 )  # fmt: skip
 
 _SIGNED = "a DSSE envelope signed with the key of an enrolled node"
+_SHOWN = f"{_SIGNED}, over a connection that shows the certificate of that key"
 _BODY = {400: ("malformed", "wrong_type"), 408: ("too_slow",), 413: ("too_large",)}
 _FROM_NODE = {
     **_BODY,
     401: ("unknown_node", "bad_signature"),
-    403: ("wrong_node",),
+    403: ("node_revoked", "wrong_node"),
     422: ("invalid_message", "not_fresh"),
 }
+_NOT_SHOWN = ("certificate_required", "certificate_of_another", *_FROM_NODE[403])
+_IN_TOUCH = {**_FROM_NODE, 403: _NOT_SHOWN}
+_CSR_ERRORS = ("csr_refused", "csr_of_another_key")
 AGENT_OPERATIONS = (
+    Operation(
+        "/v1/agent/ca", "ca", "The CA certificate, which the join token has the hash of.", "Ca",
+        tag="agent",
+    ),
+    Operation(
+        "/v1/agent/certificate", "certificate", "A further certificate for a node's key.",
+        "Certificate", "POST", tag="agent", access=OWN, proof=_SIGNED, takes="Envelope",
+        errors={
+            **_FROM_NODE, 400: (*_BODY[400], *_CSR_ERRORS), 409: ("replayed_request",),
+            429: ("too_many_tries",),
+        },
+    ),
     Operation(
         "/v1/agent/join", "join", "Enrols a node with a join token.", "JoinReply", "POST",
         tag="agent", access=OWN, proof="a join token, once", takes="JoinRequest",
         errors={
             408: ("too_slow",), 413: ("too_large",), 422: ("invalid_message",),
-            401: ("token_refused",), 409: ("key_in_use",), 429: ("too_many_tries",),
+            400: _CSR_ERRORS,
+            401: ("token_refused",), 409: ("key_in_use", "key_revoked"), 429: ("too_many_tries",),
+            503: ("not_started",),
         },
     ),
     Operation(
         "/v1/agent/report", "report", "Takes a node's report.", "Received", "POST",
-        tag="agent", access=OWN, proof=_SIGNED, takes="Envelope",
-        errors={**_FROM_NODE, 409: ("replayed_report",)},
+        tag="agent", access=OWN, proof=_SHOWN, takes="Envelope",
+        errors={**_IN_TOUCH, 409: ("replayed_report",)},
     ),
     Operation(
         "/v1/agent/poll", "poll", "Gives a node its tasks; waits for one.", "PollReply", "POST",
-        tag="agent", access=OWN, proof=_SIGNED, takes="Envelope", errors=_FROM_NODE,
+        tag="agent", access=OWN, proof=_SHOWN, takes="Envelope", errors=_IN_TOUCH,
     ),
     Operation(
         "/v1/agent/secrets", "secrets", "Gives a node an instance's secrets, sealed.", "Envelope",
-        "POST", tag="agent", access=OWN, proof=_SIGNED, takes="Envelope",
+        "POST", tag="agent", access=OWN, proof=_SHOWN, takes="Envelope",
         errors={
-            **_FROM_NODE, 403: ("wrong_node", "not_placed", "no_such_secret"),
-            409: ("replayed_request",),
+            **_FROM_NODE, 403: (*_NOT_SHOWN, "not_placed", "no_such_secret"),
+            404: ("secret_missing",), 409: ("replayed_request",),
         },
     ),
 )  # fmt: skip
@@ -218,6 +237,16 @@ SERVICE_ACCOUNT_TOKEN = replace(
     TOKEN, path=SERVICE_ACCOUNT_PATH, id="service_account_token",
     summary="The same, under the name it has for service accounts.",
 )  # fmt: skip
+UNWRAP = Operation(
+    UNWRAP_PATH, "unwrap", "The secret that was handed over with a token. It uses up the token: "
+    "the one route for people that changes anything.",
+    "Unwrapped", "POST", tag="handover", access=OWN, takes="Unwrap",
+    proof="a hand-over token, once",
+    errors={
+        400: ("invalid_message", "handover_malformed"), 403: ("wrap_foreign",),
+        408: ("too_slow",), 410: ("wrap_spent",), 413: ("too_large",), 429: ("rate_limited",),
+    },
+)  # fmt: skip
 HOOK = Operation(
     "/v1/hooks/git", "git_hook", "A forge's webhook: look at the state repo now.", "Accepted",
     "POST", 202, tag="webhooks", access=OWN, takes="AnyBody",
@@ -232,7 +261,7 @@ READ_OPERATIONS = (
     HEALTHZ, READYZ, OPENAPI, METRICS, WHOAMI, STATUS, INSTANCES, INSTANCE, TIMELINE, EVENTS,
     NODES, AUDIT, SNAPSHOT,
 )  # fmt: skip
-OPERATIONS = (*READ_OPERATIONS, TOKEN, SERVICE_ACCOUNT_TOKEN, *AGENT_OPERATIONS, HOOK)
+OPERATIONS = (*READ_OPERATIONS, TOKEN, SERVICE_ACCOUNT_TOKEN, UNWRAP, *AGENT_OPERATIONS, HOOK)
 
 
 class Query:

@@ -273,6 +273,7 @@ class ReadApi:
             beat is not None and beat.leading,
             beat.age_s if beat is not None else 0.0,
             self._deps.metrics.last_good_s,
+            beat is None or beat.custody_up,
         )
         state = StateCollector(
             store.records().values(),

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from reconciler.core.authority.accounts import Account, Subject, audience, standing
 from reconciler.core.authority.facts import Actor, ActorType
 from reconciler.core.authority.grants import Grant, Scope
-from reconciler.errors import Refused
+from reconciler.custody.signing import newest_verifier
 from reconciler.ports import Clock, SecretStore, Store
 from reconciler.server.accounts import Accounts
 from reconciler.server.errors import ApiError
@@ -36,7 +36,6 @@ TOKEN_KEY = "tokens"  # noqa: S105 - the name of a key
 _TYPE = "at+jwt"
 _HEADER_FIELDS = frozenset(("alg", "kid", "typ"))
 _TOKEN_BYTES_MAX = 8 * 1024
-_SIGNINGS_MAX = 3
 _ASKED_AGAIN_MS = 1_000
 _GOOD_MAX = 10_000
 
@@ -147,16 +146,12 @@ class Tokens:
         return Issued(self._signed(claims), token_id, account.token_ttl_s, scope)
 
     def _signed(self, claims: Mapping[str, Any]) -> str:
-        """A compact JWS. Its header names the key, which may be replaced just then."""
-        key = self._secrets.ensure_signing_key(TOKEN_KEY)
-        for _ in range(_SIGNINGS_MAX):
-            header = {"alg": "EdDSA", "kid": key.key_id, "typ": _TYPE}
-            message = f"{_segment(header)}.{_segment(claims)}"
-            signed = self._secrets.sign(TOKEN_KEY, message.encode())
-            if signed.key.key_id == key.key_id:
-                return f"{message}.{_base64url(signed.signature)}"
-            key = signed.key
-        raise Refused("signing_key_unsteady", "the signing key of tokens was replaced again")
+        """A compact JWS by the key that its header names, whatever becomes the newest meanwhile."""
+        key = newest_verifier(self._secrets, TOKEN_KEY)
+        header = {"alg": "EdDSA", "kid": key.key_id, "typ": _TYPE}
+        message = f"{_segment(header)}.{_segment(claims)}"
+        signed = self._secrets.sign(TOKEN_KEY, message.encode(), key.version)
+        return f"{message}.{_base64url(signed.signature)}"
 
     def check(self, header: str, now_ms: int) -> Bearer:
         """Who an Authorization header stands for. ApiError 401 when that is nobody (any more)."""

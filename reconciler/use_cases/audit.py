@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from node_agent.envelope import EnvelopeRefused, seal, unseal
+from node_agent.envelope import EnvelopeRefused, unseal
 from node_agent.wire import VerifierKey, key_id
 from reconciler.core.audit import FIRST, Broken, verify, verify_end
 from reconciler.core.records import AuditRow
 from reconciler.core.times import time_text
+from reconciler.custody.signing import sealed
 from reconciler.errors import Refused
 from reconciler.ports import SecretStore, Store
 from reconciler.views.audit import compact, export_line, exported_row
@@ -227,13 +228,7 @@ def _start(store: Store, after: int, newest: int) -> tuple[int, str]:
 
 def _checkpoint_line(secrets: SecretStore, after: int, last: tuple[int, str], now_ms: int) -> str:
     stands = {"after": after, "seq": last[0], "hash": last[1], "at": time_text(now_ms)}
-    key = secrets.ensure_signing_key(AUDIT_KEY)
-    signature = seal(
-        compact(stands).encode(),
-        CHECKPOINT_TYPE,
-        key.key_id,
-        lambda it: secrets.sign(AUDIT_KEY, it).signature,
-    )
+    signature = sealed(secrets, AUDIT_KEY, compact(stands).encode(), CHECKPOINT_TYPE)
     return compact({"checkpoint": {**stands, "signature": signature}})
 
 

@@ -212,6 +212,10 @@ class Fields:
         if one.depends_on and one.member_of is None:
             names = " ".join(one.depends_on)
             yield self._row("depends_on", names, None, [(self._ref, "/spec/depends_on")])
+        if one.secrets:
+            by = [(self._ref, "/spec/secrets"), (self._version, "/spec/runtime_profile/secrets")]
+            shown = (f"{secret.name} {secret.source or 'generated'}" for secret in one.secrets)
+            yield self._row("secrets", ", ".join(shown), None, by)
         if one.suspend is not None:
             options = [(self._ref, "/spec/suspend"), (self._project, "/spec/suspend")]
             text = f"by {one.suspend.by}: {one.suspend.reason}"

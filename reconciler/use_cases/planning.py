@@ -12,7 +12,7 @@ from typing import Protocol
 
 from node_agent.wire import Workload
 from reconciler.core.accept import AcceptedState, parse_accepted
-from reconciler.core.actions import Replace, action_id
+from reconciler.core.actions import Replace, action_id, key_action_id
 from reconciler.core.authority.facts import Walked
 from reconciler.core.desired import Desired
 from reconciler.core.names import ActionId, ArtifactKey, InstanceKey, Revision
@@ -25,13 +25,22 @@ from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot
 from reconciler.cycle import LoadMemo, load_from, plan_of, wanted
 from reconciler.errors import Refused
-from reconciler.observe import artifacts_to_launch, look_up, see_nodes
-from reconciler.ports import Ports, Registry
+from reconciler.observe import (
+    artifacts_to_launch,
+    look_for,
+    look_up,
+    secrets_to_launch,
+    see_nodes,
+    with_keys,
+)
+from reconciler.ports import Ports, Registry, SecretStore
 from reconciler.settings import Settings
 from reconciler.views.plan_words import Comparison, FieldChange, Shown, workload_changes
 from renderers import render
 
 Artifacts = Mapping[ArtifactKey, Seen[ArtifactSeen]]
+Secrets = Mapping[str, Seen[bool]]
+"""By path, whether there is one."""
 Walk = Callable[[Accepted], Walked | None]
 
 
@@ -60,12 +69,19 @@ class Look(Protocol):
 
     def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts: ...
 
+    def secrets_for(self, desired: Desired, seen: Observed) -> Secrets: ...
+
+    def with_keys(self, desired: Desired, seen: Observed) -> Observed:
+        """The same with the signing keys that something is wanted of."""
+        ...
+
 
 @dataclass(frozen=True)
 class LiveLook:
-    """The store as it is now; the registry is asked when a revision needs it."""
+    """The store as it is now; registry and secret store are asked when a revision needs it."""
 
     registry: Registry
+    custody: SecretStore
     accepted: Accepted
     records: Mapping[InstanceKey, InstanceRecord]
     intents: tuple[Intent, ...]
@@ -76,6 +92,12 @@ class LiveLook:
     def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts:
         return look_up(self.registry, artifacts_to_launch(desired, seen))
 
+    def secrets_for(self, desired: Desired, seen: Observed) -> Secrets:
+        return look_for(self.custody, secrets_to_launch(desired, seen))
+
+    def with_keys(self, desired: Desired, seen: Observed) -> Observed:
+        return with_keys(self.custody, desired, seen)
+
 
 def look_now(ports: Ports, settings: Settings, walk: Walk | None = None) -> LiveLook:
     """Raises only when our own store does not answer, or as `walk` does, which says what the
@@ -85,6 +107,7 @@ def look_now(ports: Ports, settings: Settings, walk: Walk | None = None) -> Live
     accepted = store.accepted()
     return LiveLook(
         registry=ports.registry,
+        custody=ports.secrets,
         accepted=accepted,
         records=store.records(),
         intents=tuple(store.open_intents(now_ms)),
@@ -109,10 +132,10 @@ def plan_revision(
     source: Snapshot,
     schemas: SchemaSet,
     settings: Settings,
-    artifacts: Artifacts | None = None,
+    known: Observed | None = None,
     memo: LoadMemo | None = None,
 ) -> Planned:
-    """The plan of a revision; `artifacts` are known already, `memo` makes the next one cheap.
+    """The plan of a revision; `known` was seen already, `memo` makes the next one cheap.
 
     Refused for an environment that is not there: a plan for it would say that there is nothing to
     do. So it is for a revision whose commits can't be trusted: nothing of it counts.
@@ -133,7 +156,13 @@ def plan_revision(
         if problem.code == "unknown_environment":
             raise Refused(problem.code, problem.message, where=problem.where, hint=problem.hint)
     desired, seen = wanted(state, Observed(nodes=look.nodes), records)
-    seen = replace(seen, artifacts={**look.artifacts_for(desired, seen), **(artifacts or {})})
+    known = known or Observed()
+    seen = replace(
+        seen,
+        artifacts={**look.artifacts_for(desired, seen), **known.artifacts},
+        secrets={**look.secrets_for(desired, seen), **known.secrets},
+    )
+    seen = look.with_keys(desired, seen)
     plan = plan_of(desired, seen, records, look.intents, look.now_ms)
     return Planned(state, seen, plan, desired)
 
@@ -170,13 +199,13 @@ def _compared(
     memo: LoadMemo,
 ) -> Comparison:
     """What is in one plan and not in the other, both made of the same observation."""
-    known_artifacts = planned.observed.artifacts
-    before = plan_revision(look, base, schemas, settings, known_artifacts, memo).plan
+    before = plan_revision(look, base, schemas, settings, planned.observed, memo).plan
     known = {action_id(a): a.held.code if a.held else "" for a in before.actions}
     wanted = {action_id(a): a.held.code if a.held else "" for a in planned.plan.actions}
     caused = frozenset(key for key, held in wanted.items() if known.get(key) != held)
     gone = tuple(a for a in before.actions if action_id(a) not in wanted)
-    return Comparison(Revision(base.revision), caused, gone)
+    keys = frozenset(map(key_action_id, planned.plan.keys)) - {*map(key_action_id, before.keys)}
+    return Comparison(Revision(base.revision), caused, gone, keys)
 
 
 def _changes(

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node_agent.envelope import EnvelopeRefused, seal, unseal
-from reconciler.core.actions import Action, action_id
+from node_agent.envelope import EnvelopeRefused, unseal
+from reconciler.core.actions import Action, KeyAction, action_id, key_action_id
 from reconciler.core.names import ActionId, InstanceKey
+from reconciler.core.observed import Known, Seen
 from reconciler.core.plan import Plan
 from reconciler.core.records import InstanceRecord, Intent, State
 from reconciler.core.times import PLAN_LIFETIME_S, time_text
+from reconciler.custody import signing
 from reconciler.errors import Refused
 from reconciler.ports import SecretStore
 from reconciler.views.plan import plan_document
@@ -38,12 +40,17 @@ REASON = "plan:"
 """Before a plan's id: the reason for a pass that may carry out this plan."""
 _NAMED_MAX = 5
 _AGAIN = "make another: gpuaas plan --out FILE"
+_KEY = "SigningKey/"
+_OF_KEYS = ("rotate", "retire")
 _SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
 
 
 @dataclass(frozen=True)
 class SavedAction:
-    """One action of a saved plan; `runs` when applying the plan carries it out."""
+    """One action of a saved plan; `runs` when applying the plan carries it out.
+
+    One on a signing key has no node, and its id says all of it.
+    """
 
     action_id: ActionId
     verb: str
@@ -52,7 +59,11 @@ class SavedAction:
     runs: bool
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.instance} on {self.node}"
+        return _told(self.verb, self.instance, self.node)
+
+
+def _told(verb: str, instance: str, node: str) -> str:
+    return f"{verb} {instance} on {node}" if node else f"{verb} {instance}"
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,16 @@ class SavedPlan:
         return tuple(action for action in self.actions if action.runs)
 
     @property
+    def running_keys(self) -> tuple[str, ...]:
+        """The names of the signing keys that it does something about, sorted."""
+        return tuple(sorted({_key_of(a)[0] for a in self.running if a.verb in _OF_KEYS}))
+
+    @property
     def reason(self) -> str:
         return REASON + self.plan_id
 
 
-def runs(action: Action) -> bool:
+def runs(action: Action | KeyAction) -> bool:
     """Whether applying the plan carries it out at once; what else holds an action goes on doing so,
     and what was agreed to goes ahead by itself when that ends.
     """
@@ -86,6 +102,17 @@ def runs(action: Action) -> bool:
 def _saved_action(action: Action) -> SavedAction:
     where = str(action.instance), action.node
     return SavedAction(action_id(action), verb_of(action), *where, runs(action))
+
+
+def _saved_key(action: KeyAction) -> SavedAction:
+    return SavedAction(
+        ActionId(key_action_id(action)), action.kind, _KEY + action.key, "", runs(action)
+    )
+
+
+def _key_of(action: SavedAction) -> tuple[str, int]:
+    _, name, version = action.action_id.split("/")
+    return name, int(version)
 
 
 def sealed(
@@ -101,12 +128,14 @@ def sealed(
         "plan_id": shown.plan.plan_id,
         "created_at_ms": created_at_ms,
         "expires_at_ms": created_at_ms + int(lifetime_s * 1000),
-        "runs": [action_id(action) for action in shown.plan.actions if runs(action)],
+        "runs": [
+            *(action_id(action) for action in shown.plan.actions if runs(action)),
+            *(key_action_id(action) for action in shown.plan.keys if runs(action)),
+        ],
         "plan": plan_document(shown),
     }
-    key = secrets.ensure_signing_key(PLAN_KEY)
     payload = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-    envelope = seal(payload, PLAN_TYPE, key.key_id, lambda it: secrets.sign(PLAN_KEY, it).signature)
+    envelope = signing.sealed(secrets, PLAN_KEY, payload, PLAN_TYPE)
     return json.dumps(envelope, sort_keys=True).encode()
 
 
@@ -120,7 +149,7 @@ def of_plan(plan: Plan, environment: str, branch: str, now_ms: int) -> SavedPlan
         plan_id=plan.plan_id,
         created_at_ms=now_ms,
         expires_at_ms=now_ms + int(PLAN_LIFETIME_S * 1000),
-        actions=tuple(_saved_action(action) for action in plan.actions),
+        actions=(*map(_saved_key, plan.keys), *map(_saved_action, plan.actions)),
     )
 
 
@@ -161,11 +190,11 @@ def _parsed(found: Any) -> SavedPlan:
             SavedAction(
                 ActionId(one["action_id"]),
                 one["action"],
-                one["instance"],
-                one["node"],
+                one["instance"] if "instance" in one else _KEY + one["key"],
+                one.get("node", ""),
                 one["action_id"] in running,
             )
-            for one in found["plan"]["actions"]
+            for one in (*found["plan"].get("keys", ()), *found["plan"]["actions"])
         ),
     )
 
@@ -232,8 +261,11 @@ def refuse_stale(saved: SavedPlan, head: str, now: Plan | None) -> None:
 
 def differences(saved: SavedPlan, now: Plan) -> tuple[str, ...]:
     """What is not as it was when the plan was made."""
-    then = {action.action_id: str(action) for action in saved.actions}
-    wanted = {action_id(a): f"{verb_of(a)} {a.instance} on {a.node}" for a in now.actions}
+    then: dict[str, str] = {action.action_id: str(action) for action in saved.actions}
+    wanted: dict[str, str] = {
+        action_id(a): _told(verb_of(a), a.instance, a.node) for a in now.actions
+    }
+    wanted |= {key_action_id(a): _told(a.kind, _KEY + a.key, "") for a in now.keys}
     added = sorted(text for key, text in wanted.items() if key not in then)
     gone = sorted(text for key, text in then.items() if key not in wanted)
     told = []
@@ -262,13 +294,21 @@ def outcome(
     saved: SavedPlan,
     intents: Sequence[Intent],
     records: Mapping[InstanceKey, InstanceRecord],
+    keys: Mapping[str, Seen[tuple[int, ...]]] | None = None,
 ) -> Outcome:
-    """By the journal and the inventory. An action has ended when its node said how."""
+    """By the journal, the inventory and the `keys` there are. An action has ended when its node
+    said how.
+    """
     by_id = {i.action_id: i for i in intents if i.created_at_ms >= saved.created_at_ms}
     waiting, failed, begun = [], [], False
     for action in saved.running:
         record = records.get(InstanceKey(action.instance))
         intent = by_id.get(action.action_id)
+        if action.verb in _OF_KEYS:
+            seen = _is_seen(action, keys or {})
+            begun = begun or seen
+            waiting += [] if seen else [str(action)]
+            continue
         if action.verb == "move":
             begun = begun or record is not None
             if record is None:
@@ -280,6 +320,15 @@ def outcome(
         elif _went_wrong(intent, record):
             failed.append(f"{action}: {_why(intent, record)}")
     return Outcome(tuple(waiting), tuple(failed), begun)
+
+
+def _is_seen(action: SavedAction, keys: Mapping[str, Seen[tuple[int, ...]]]) -> bool:
+    """Whether the versions are there, or gone, as it wants them."""
+    name, version = _key_of(action)
+    seen = keys.get(name)
+    if not isinstance(seen, Known) or not seen.value:
+        return False
+    return (seen.value[-1] if action.verb == "rotate" else seen.value[0]) >= version
 
 
 def _ended(intent: Intent, record: InstanceRecord | None) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from reconciler.core.audit import DONE, Broken, stated
+from reconciler.core.audit import ALARMS, BEGUN, DONE, Broken, stated
 from reconciler.core.printable import printable
 from reconciler.core.records import AuditEntry, AuditRow
 from reconciler.core.times import time_text
@@ -34,9 +34,10 @@ def row_line(row: AuditRow) -> Line:
     actor = f"{entry.actor} via {entry.via}" if entry.via else entry.actor
     parts = [f"{row.seq:>6}", time_text(entry.at_ms), f"{actor:<24}", f"{entry.action:<28}"]
     revision = f"({entry.revision[:12]})" if entry.revision not in ("", entry.object) else ""
-    refused = "" if entry.result == DONE else f"refused: {entry.result}"
+    word = "ALARM: " if entry.result in ALARMS else "" if entry.result == BEGUN else "refused: "
+    refused = "" if entry.result == DONE else f"{word}{entry.result}"
     parts += [part for part in (entry.object, refused, revision, entry.reason) if part]
-    style = "plain" if entry.result == DONE else "problem"
+    style = "plain" if entry.result in (DONE, BEGUN) else "problem"
     return Line(printable("  ".join(parts).rstrip()), style)
 
 

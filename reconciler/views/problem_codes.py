@@ -181,8 +181,18 @@ role_twice | Two roles of a version have one name
     Rename one; the first member's counts too.
 runtime_not_offered | A runtime kind that is not offered yet
     Use one that is.
+secret_env_reserved | A secret in a variable that decides how programs start, or is the platform's
+    Call the variable something else, or read the file.
+secret_env_taken | A secret in a variable that the version or a role sets already
+    Leave one of the two out.
 secret_name_reserved | A version's secret has the name of the one that every instance has
     Leave it out, or call yours something else.
+secret_not_a_reference | An instance gives a reference for a secret that is generated
+    Leave it out, or have the version say source: reference.
+secret_not_bound | A version takes a secret by reference, and the instance gives none
+    Add it under spec.secrets of the instance.
+secret_reference_refused | What an instance gives is no secret that it may refer to
+    Write secret://project/NAME or secret://tenant/NAME; a value never stands there.
 secrets_not_carried | A runtime kind that brings no secrets to its workload
     Use one that does, or leave the secrets out.
 unknown_environment | The Environment asked for is not there
@@ -191,7 +201,7 @@ unknown_reference | Something is named that does not exist
     Look for a typing error, or add it.
 unknown_role | A member with a role that the version does not have
     Look for a typing error, or see the roles named.
-unknown_secret | Access instructions show a secret that the version does not have
+unknown_secret | A secret that the version does not have, in access instructions or an instance
     Look for a typing error, or name it in runtime_profile.secrets.
 unusable_address | An address at which no other node could reach this one
     Give that of its interface on the network that the nodes share.
@@ -236,6 +246,8 @@ unknown_channel | A PlatformRelease is for a channel that no TrustPolicy rules
     Correct the channel, or add it.
 digest_reused | One digest stands for two components or platforms
     Copy the right digest from the build.
+min_version_above_version | signing_keys would leave no version of a key to sign with
+    Write at most `version` as min_version.
 release_withdrawn | A FleetPolicy wants the agent of a withdrawn release
     Name another release.
 release_without_agent | A FleetPolicy wants the agent of a release that has none
@@ -288,6 +300,17 @@ outside_own_project | A machine changed something outside its own project
     A human makes the change, or that project's own account.
 unread_change | Nobody can tell what this changes
     Mend the file, or keep one of the two documents; it is judged then.
+# keys and secrets in custody, told by a pass
+ssh_key_rotating | Nodes of a project do not have its newest SSH key yet
+    Nothing: it goes on by itself; revoke a node that is gone.
+ssh_keys_not_installed | A node could not write a user's authorized_keys
+    Mend the user, the file or spec.ssh_user; the agent tries again.
+ssh_keys_wait | SSH keys are neither made nor deleted while custody is away
+    Nothing: it goes on by itself.
+vault_drift | Something in Vault is not as declared
+    Run gpuaas vault bootstrap; Vault's audit log says who changed it.
+vault_foreign | Something in Vault, among what is ours, that nobody declared
+    Find out whose it is; remove it with Vault's own tools.
 # times
 bad_time | A time that does not exist
     Write a day of the calendar, and windows with a length.

@@ -107,7 +107,9 @@ def instance_with_members(
 def node_document(
     node: EnrolledNode, now_ms: int, offline_after_ms: int = OFFLINE_AFTER_MS
 ) -> Document:
-    """A node by its last report. `state`: online, offline, never_reported or unreadable_report."""
+    """A node by its last report. `state`: online, offline, never_reported, unreadable_report or
+    revoked.
+    """
     report = _report(node)
     age_ms = None if node.reported_at_ms is None else max(0, now_ms - node.reported_at_ms)
     inventory = report.inventory if report is not None else None
@@ -181,6 +183,8 @@ def _report(node: EnrolledNode) -> Report | None:
 def _node_state(
     node: EnrolledNode, report: Report | None, age_ms: int | None, offline_after_ms: int
 ) -> str:
+    if node.revoked_at_ms is not None:
+        return "revoked"
     if node.report_json is None or age_ms is None:
         return "never_reported"
     if report is None:

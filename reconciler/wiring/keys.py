@@ -14,6 +14,7 @@ from reconciler.adapters.account_keys import (
 from reconciler.adapters.git_first import Place, commit_signed, knows_who, look, stage
 from reconciler.adapters.signing_keys import local_signing_key, read_public_key
 from reconciler.adapters.token_request import request_token
+from reconciler.adapters.unwrap_request import request_unwrap
 from reconciler.errors import Refused
 from reconciler.ports import Secret
 
@@ -72,6 +73,7 @@ __all__ = [
     "read_account_key",
     "read_public_key",
     "request_token",
+    "request_unwrap",
     "stage",
     "write_manifest",
     "write_private",

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,23 +14,29 @@ from typing import TYPE_CHECKING, Any, cast
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.store_sql import SqlStore
+from reconciler.core.custody.layout import VaultLayout
+from reconciler.custody.away import refuse_wrong_custody
 from reconciler.errors import Refused
 from reconciler.ports import (
     RECONCILER_LEASE,
     TASK_KEY,
     WEBHOOK_SECRET_PATH,
+    CertificateAuthority,
     Ports,
     Registry,
     Secret,
     SecretStore,
+    Store,
 )
 from reconciler.settings import Settings
 from reconciler.wiring.source import git_source, state_dir
 
 if TYPE_CHECKING:
     from reconciler.adapters.git_pygit2 import GitSource
+    from reconciler.adapters.vault_client import VaultClient
 
 _STORE = "store.db"
+_CHECK_AFTER_S = 1.0
 
 
 class OnDemand:
@@ -37,12 +44,16 @@ class OnDemand:
     nothing, and HTTP or cryptography takes longer to load than the store takes to open.
     """
 
-    def __init__(self, open: Callable[[], Any]) -> None:
+    def __init__(self, open: Callable[[], Any], check: Callable[[], None] | None = None) -> None:
+        """`check` raises where it must not be used now, opened or not."""
         self._open = open
+        self._check = check
         self._opening = threading.Lock()
         self._opened: Any = None
 
     def __getattr__(self, name: str) -> Any:
+        if self._check is not None:
+            self._check()
         with self._opening:
             if self._opened is None:
                 self._opened = self._open()
@@ -65,25 +76,45 @@ def open_ports(
     folder = state_dir(settings) if make else _existing(settings.state_dir)
     store = SqlStore.open(f"sqlite:///{folder / _STORE}")
     registry = OnDemand(lambda: _open_registry(settings))
-    custody = OnDemand(lambda: _open_secrets(folder / "secrets"))
+    vault = OnDemand(lambda: _open_vault(settings))
+    check = _the_named_one(store, settings)
+    custody = OnDemand(lambda: _open_secrets(settings, folder / "secrets", vault), check)
+    ca = OnDemand(lambda: _open_ca(settings, custody, vault), check)
     try:
         yield Ports(
             source=source or git_source(settings),
             registry=cast(Registry, registry),
             secrets=cast(SecretStore, custody),
+            ca=cast(CertificateAuthority, ca),
             store=store,
             clock=SystemClock(),
         )
     finally:
+        vault.close_if_opened()
         registry.close_if_opened()
         store.close()
+
+
+def _the_named_one(store: Store, settings: Settings) -> Callable[[], None]:
+    """Looks whether this custody is still the one that the Environment names. A Vault that was
+    named a moment ago counts from its next second on.
+    """
+    looked_s = -_CHECK_AFTER_S
+
+    def check() -> None:
+        nonlocal looked_s
+        now_s = time.monotonic()
+        if now_s - looked_s >= _CHECK_AFTER_S:
+            refuse_wrong_custody(store.accepted(), settings)
+            looked_s = now_s
+
+    return check
 
 
 def first_start(ports: Ports) -> None:
     """Makes the keys and secrets a control plane cannot start without; harmless when they exist."""
     ports.secrets.ensure_signing_key(TASK_KEY)
-    if ports.secrets.read(WEBHOOK_SECRET_PATH) is None:
-        ports.secrets.write(WEBHOOK_SECRET_PATH, Secret(secrets.token_urlsafe(32)))
+    ports.secrets.ensure(WEBHOOK_SECRET_PATH, Secret(secrets.token_urlsafe(32)))
 
 
 def holder() -> str:
@@ -108,10 +139,31 @@ def _open_registry(settings: Settings) -> Registry:
     return OciRegistry(settings)
 
 
-def _open_secrets(folder: Path) -> SecretStore:
+def _open_vault(settings: Settings) -> VaultClient:
+    from reconciler.adapters.vault_client import runtime_client  # noqa: PLC0415
+
+    return runtime_client(settings)
+
+
+def _open_secrets(settings: Settings, folder: Path, vault: Any) -> SecretStore:
+    """Of a Vault that is named nothing is ever kept here instead."""
+    if settings.vault_address:
+        from reconciler.adapters.secrets_vault import VaultSecrets  # noqa: PLC0415
+
+        return VaultSecrets(vault, VaultLayout(settings.vault_prefix))
     from reconciler.adapters.secrets_local import LocalSecrets  # noqa: PLC0415
 
     return LocalSecrets(folder)
+
+
+def _open_ca(settings: Settings, custody: Any, vault: Any) -> CertificateAuthority:
+    if settings.vault_address:
+        from reconciler.adapters.ca_vault import VaultCa  # noqa: PLC0415
+
+        return VaultCa(vault, VaultLayout(settings.vault_prefix))
+    from reconciler.adapters.ca_local import LocalCa  # noqa: PLC0415
+
+    return LocalCa(custody)
 
 
 def _existing(folder: Path) -> Path:

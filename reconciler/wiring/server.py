@@ -1,4 +1,4 @@
-"""The control plane: the server and the loop around one set of ports."""
+"""The control plane: the servers and the loop around one set of ports."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from reconciler.custody.watch import CustodyWatch
 from reconciler.cycle import Pass
 from reconciler.loop import Loop
 from reconciler.ports import Ports
-from reconciler.server.app import build_app
+from reconciler.server.agent_tls import AgentTls
+from reconciler.server.app import build_agents_app, build_app
 from reconciler.server.deps import ServerDeps, Signal
 from reconciler.server.metrics import Metrics, PassNews
-from reconciler.server.serve import serve
+from reconciler.server.node_config import NodeConfigs
+from reconciler.server.serve import serve, serve_agents
+from reconciler.server.ssh_keys import SshKeysSource
 from reconciler.settings import Settings
+from reconciler.use_cases.nodes import finish_revocations
 from reconciler.watch import PHASES
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.gate import gate_of
@@ -23,21 +28,23 @@ from reconciler.wiring.snapshots import snapshot_service
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """A running control plane; `address` is where it listens, http://host:port."""
+    """A running control plane; `address` is where it listens for people, http://host:port, and
+    `agents_address` where it does for agents, https://host:port.
+    """
 
     ports: Ports
     loop: Loop
     address: str
+    agents_address: str
 
 
 @contextmanager
 def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[ControlPlane]:
-    """The server and the loop around one set of ports. The caller runs the loop.
+    """The servers and the loop around one set of ports. The caller runs the loop.
 
     With `manual` changes wait for somebody to apply a plan, whatever the Environment says.
     """
     with open_ports(settings) as ports:
-        first_start(ports)
         signal, metrics = Signal(), Metrics(PHASES)
         gate = gate_of(settings, ports)
         loop = Loop(
@@ -46,9 +53,11 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             schema_set(),
             holder=holder(),
             on_tasks=lambda nodes: notify_all(signal, nodes),
-            on_pass=lambda done: metrics.observe(done.summary, news_of(done)),
+            on_pass=lambda done: _after_pass(ports, metrics, done),
             manual=manual,
             walk=gate.walk if gate is not None else None,
+            custody=_custody_watch(settings),
+            begin=lambda: first_start(ports),
         )
         deps = ServerDeps(
             store=ports.store,
@@ -60,9 +69,27 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             metrics=metrics,
             snapshot=snapshot_service(ports, settings),
             heartbeat=loop.heartbeat,
+            node_config=NodeConfigs(ports, settings, SshKeysSource(ports.store, ports.secrets)),
         )
-        with serve(build_app(deps), settings) as address:
-            yield ControlPlane(ports, loop, address)
+        tls = AgentTls(ports.ca, ports.clock, settings.certificate_ttl_s)
+        with (
+            serve(build_app(deps), settings) as address,
+            serve_agents(build_agents_app(deps, ports.ca), settings, tls) as agents_address,
+        ):
+            yield ControlPlane(ports, loop, address, agents_address)
+
+
+def _after_pass(ports: Ports, metrics: Metrics, done: Pass) -> None:
+    metrics.observe(done.summary, news_of(done))
+    finish_revocations(ports)
+
+
+def _custody_watch(settings: Settings) -> CustodyWatch | None:
+    if not settings.vault_address:
+        return None
+    from reconciler.wiring.vault import custody_watch  # noqa: PLC0415 - its client loads slowly
+
+    return custody_watch(settings)
 
 
 def news_of(done: Pass) -> PassNews:

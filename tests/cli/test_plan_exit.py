@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.cli.planned import exit_code
+from reconciler.core.actions import KeyAction
 from reconciler.core.plan import Finding, Plan
 from reconciler.core.plan.compute import compute_plan
 from reconciler.core.problems import Problem
@@ -20,6 +21,7 @@ HELD = compute_plan(desired(make_target(node="node-b")), observed(), {}, (), NOW
 UNDER_WAY = compute_plan(
     desired(HELLO), observed(), inventory(deploying(HELLO)), (intent(HELLO),), NOW_MS
 )
+ROTATES = replace(EMPTY, keys=(KeyAction("rotate", "tasks", 2, 1, "version 2 is wanted"),))
 GIVEN_UP = replace(EMPTY, findings=(Finding("stalled", "exited", "AppInstance/a/b/c", "no"),))
 BROKEN = (Problem("a.yaml", 1, 1, "invalid", "no"),)
 
@@ -32,6 +34,7 @@ BROKEN = (Problem("a.yaml", 1, 1, "invalid", "no"),)
         (HELD, (), 2),
         (UNDER_WAY, (), 2),
         (GIVEN_UP, (), 2),
+        (ROTATES, (), 2),
         (replace(EMPTY, findings=(Finding("info", "stray", "Node/a", "odd"),)), (), 0),
         (EMPTY, BROKEN, 1),
         (CHANGES, BROKEN, 1),

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from node_agent.wire import Phase
 from reconciler.core.names import ArtifactKey
 from reconciler.core.records import State
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass, load, reconcile
 from reconciler.ports import Ports
 from reconciler.settings import Settings
 from tests.fakes.agent import FakeAgent
+from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
@@ -71,8 +73,8 @@ class World:
             for version in repo.VERSIONS:
                 digest = repo.digest(app, version)
                 registry.say(ArtifactKey.parse(f"gpuaas/apps/catalog/{app}@{digest}"))
-        ports = Ports(FakeStateSource(remote), registry, secrets, store, clock)
-        keys = (secrets.ensure_signing_key("tasks"),)
+        ports = Ports(FakeStateSource(remote), registry, secrets, FakeCa(), store, clock)
+        keys = (newest_verifier(secrets, "tasks"),)
         nodes = [Node(name, store, keys) for name in repo.NODES]
         world = cls(random.Random(seed), ports, remote, store, clock, nodes)
         for node in nodes:

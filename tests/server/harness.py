@@ -5,39 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import httpx
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node_agent import envelope, wire
-from node_agent.wire import (
-    POLL_TYPE,
-    REPORT_TYPE,
-    Inventory,
-    Poll,
-    Report,
-    TaskAck,
-    VerifierKey,
-)
+from node_agent.membership import CERTIFICATE_REQUEST_TYPE, CertificateRequest
+from node_agent.wire import POLL_TYPE, REPORT_TYPE, Inventory, Poll, Report, TaskAck
 from reconciler.adapters.store_sql import SqlStore
 from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.records import Intent
-from reconciler.errors import GpuaasError
+from reconciler.custody.wrap_mac import WrapMac, join_text
 from reconciler.loop import Beat
-from reconciler.ports import Secret, Signed, Store
-from reconciler.server.app import ServerDeps, Signal, build_app
+from reconciler.ports import Secret, Store
+from reconciler.server.app import ServerDeps, Signal, build_agents_app, build_app
 from reconciler.server.metrics import Metrics
+from reconciler.server.peer import Peer, with_peer
 from reconciler.server.serve import serve
 from reconciler.settings import Settings
+from tests.fakes.ca import FakeCa
+from tests.fakes.secrets import FakeSecrets
 from tests.fakes.store import MemoryStore
 
 NOW_MS = 1_700_000_000_000
 WEBHOOK_SECRET = "correct horse battery staple"
+_SHOWN = "X-Shown-Certificate"
 INVENTORY = Inventory(
     engines=("docker",),
     cpu_count=8,
@@ -56,42 +60,14 @@ class StillClock:
         return self.ms
 
 
-class Keys:
-    """A secret store with one task key. Set `failure` to make it raise."""
+class Keys(FakeSecrets):
+    """A secret store with the same keys in every test, and the secret of the webhook."""
 
     def __init__(self) -> None:
-        self.failure: GpuaasError | None = None
-        self.secrets: dict[str, Secret] = {"webhook/git": Secret(WEBHOOK_SECRET)}
-        self._key = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
-        public = self._key.public_key().public_bytes_raw().hex()
-        self._verifier = VerifierKey(key_id=wire.key_id(public), version=1, public_key=public)
-
-    def ensure_signing_key(self, name: str) -> VerifierKey:
-        return self._verifier
-
-    def verifier_keys(self, name: str) -> tuple[VerifierKey, ...]:
-        if self.failure is not None:
-            raise self.failure
-        return (self._verifier,)
-
-    def sign(self, name: str, message: bytes) -> Signed:
-        return Signed(self._key.sign(message), self._verifier)
-
-    def read(self, path: str) -> Secret | None:
-        if self.failure is not None:
-            raise self.failure
-        return self.secrets.get(path)
-
-    def write(self, path: str, value: Secret) -> None:
-        self.secrets[path] = value
-
-    def ensure(self, path: str, value: Secret) -> Secret:
-        if self.failure is not None:
-            raise self.failure
-        return self.secrets.setdefault(path, value)
-
-    def delete(self, path: str) -> None:
-        self.secrets.pop(path, None)
+        super().__init__(seed="harness")
+        self.secrets = {"webhook/git": Secret(WEBHOOK_SECRET)}
+        for name in ("tasks", "tokens"):
+            self.ensure_signing_key(name)
 
 
 @dataclass
@@ -125,6 +101,15 @@ class Agent:
         }
         return Report(**given)
 
+    def csr(self) -> str:
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        return builder.sign(self.key, None).public_bytes(Encoding.PEM).decode()
+
+    def certificate_request(self, **fields: Any) -> dict[str, Any]:
+        given = {"node": self.node, "sent_at_ms": NOW_MS, "csr": self.csr(), **fields}
+        payload = CertificateRequest(**given).canonical()
+        return self.seal(payload, CERTIFICATE_REQUEST_TYPE)
+
     def poll(self, wait_ms: int = 0, **fields: Any) -> dict[str, Any]:
         given = {
             "node": self.node,
@@ -138,7 +123,7 @@ class Agent:
 
 @dataclass
 class Plane:
-    """A running server. `woken` collects the reasons it gave for a pass."""
+    """Running servers. `woken` collects the reasons they gave for a pass."""
 
     store: Store
     keys: Keys
@@ -147,6 +132,14 @@ class Plane:
     metrics: Metrics
     woken: SimpleQueue[str]
     client: httpx.Client
+    ca: FakeCa
+    start_agents: Callable[[], httpx.Client]
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @cached_property
+    def agents(self) -> httpx.Client:
+        """What agents call, which is started when it is first asked for."""
+        return self.start_agents()
 
     def enrol(self, node: str = "node-1") -> Agent:
         agent = Agent(node)
@@ -157,16 +150,49 @@ class Plane:
         return agent
 
     def token(self, secret: str = "secret", node: str = "node-1", ttl_ms: int = 60_000) -> str:
+        """Wrapped and with its MAC, as it is handed over."""
         secret_hash = hashlib.sha256(secret.encode()).hexdigest()
         self.store.add_join_token(secret_hash, node, self.clock.ms + ttl_ms)
-        return secret
+        number = str(next(self.numbers))
+        path = f"joins/{node}/{number}"
+        self.keys.write(path, Secret(secret))
+        return join_text(WrapMac(self.keys, self.clock).given(path, self.keys.wrap(path, 3600)))
 
-    def join(self, token: str, agent: Agent) -> httpx.Response:
-        wanted = {"token": token, "node": agent.node, "public_key": agent.public_key}
-        return self.client.post("/v1/agent/join", json=wanted)
+    def join(self, token: str, agent: Agent, **fields: Any) -> httpx.Response:
+        wanted = {
+            "token": token,
+            "node": agent.node,
+            "public_key": agent.public_key,
+            "csr": agent.csr(),
+            **fields,
+        }
+        return self.agents.post("/v1/agent/join", json=wanted)
 
-    def post(self, path: str, document: Mapping[str, Any]) -> httpx.Response:
-        return self.client.post(path, content=json.dumps(document))
+    def post(
+        self, path: str, document: Mapping[str, Any], shown: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """By who shows the certificate of the key that signed it, unless said otherwise."""
+        if shown is None:
+            signer = self.store.node_by_key(document.get("signatures", [{}])[0].get("keyid", ""))
+            shown = shows(signer.public_key if signer is not None else "0" * 64)
+        return self.agents.post(path, content=json.dumps(document), headers=shown)
+
+
+def shows(public_key: str, ends_at_ms: int = NOW_MS + 3_600_000) -> dict[str, str]:
+    """What stands for a certificate of this key, where there is no TLS."""
+    return {_SHOWN: f"{public_key} {ends_at_ms}"}
+
+
+class ShownByHeader:
+    """Puts into a request's scope what TLS would find out of the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        said = Headers(scope=scope).get(_SHOWN, "").split() if scope["type"] == "http" else []
+        app = with_peer(self._app, Peer(said[0], int(said[1]))) if said else self._app
+        await app(scope, receive, send)
 
 
 def settings_of(**fields: Any) -> Settings:
@@ -175,16 +201,31 @@ def settings_of(**fields: Any) -> Settings:
 
 @contextmanager
 def running(
-    store: Store, heartbeat: Callable[[], Beat] | None = None, **fields: Any
+    store: Store,
+    heartbeat: Callable[[], Beat] | None = None,
+    node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None,
+    **fields: Any,
 ) -> Iterator[Plane]:
-    """A server over `store`; `fields` are settings."""
+    """The servers over `store`; `fields` are settings."""
     settings = settings_of(**fields)
     keys, clock, signal, metrics = Keys(), StillClock(), Signal(), Metrics()
     woken: SimpleQueue[str] = SimpleQueue()
     deps = ServerDeps(store, keys, clock, settings, woken.put, signal, metrics)
-    app = build_app(replace(deps, heartbeat=heartbeat))
-    with serve(app, settings) as url, httpx.Client(base_url=url, timeout=60) as client:
-        yield Plane(store, keys, clock, signal, metrics, woken, client)
+    deps = replace(deps, heartbeat=heartbeat, node_config=node_config)
+    ca = FakeCa(clock)
+    with ExitStack() as stack:
+
+        def start(app: Starlette) -> httpx.Client:
+            url = stack.enter_context(serve(app, settings))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=60))
+
+        def start_agents() -> httpx.Client:
+            app = build_agents_app(deps, ca)
+            app.add_middleware(ShownByHeader)
+            return start(app)
+
+        client = start(build_app(deps))
+        yield Plane(store, keys, clock, signal, metrics, woken, client, ca, start_agents)
 
 
 @contextmanager

@@ -354,13 +354,8 @@ class TestUntold:
         assert "\x1b" not in audit(plane.store)[0].reason
 
 
-def test_a_secret_store_that_is_away(
-    plane: Plane, ci: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(_name: str) -> None:
-        raise Transient("sealed", "the vault is sealed", retry_after_s=7.2)
-
-    monkeypatch.setattr(plane.keys, "ensure_signing_key", away)
+def test_a_secret_store_that_is_away(plane: Plane, ci: Pair) -> None:
+    plane.keys.failure = Transient("sealed", "the vault is sealed", retry_after_s=7.2)
     answer = ask(plane, made(ci))
     assert refusal(answer) == (503, "sealed", "the vault is sealed")
     assert answer.headers["Retry-After"] == "8"

@@ -8,7 +8,7 @@ import queue
 
 import pytest
 
-from reconciler.errors import Refused
+from reconciler.errors import Refused, Transient
 from reconciler.ports import Secret
 from tests.server.harness import WEBHOOK_SECRET, Plane, refusal
 
@@ -90,3 +90,16 @@ def test_a_body_that_is_too_large(plane: Plane) -> None:
     body = b"x" * (1024 * 1024 + 1)
     answer = plane.client.post(HOOK, content=body, headers={"X-Gitea-Signature": digest(body)})
     assert refusal(answer) == (413, "too_large", "the body is larger than 1048576 bytes")
+
+
+def test_while_custody_is_away_the_secret_it_knows_does(plane: Plane) -> None:
+    sealed = Transient("custody_sealed", "Vault is sealed", retry_after_s=2)
+    plane.keys.failure = sealed
+    answer = plane.client.post(HOOK, content=BODY, headers=PROOFS[0])
+    assert refusal(answer) == (503, "custody_sealed", "Vault is sealed")
+    plane.keys.failure = None
+    assert plane.client.post(HOOK, content=BODY, headers=PROOFS[0]).status_code == 202
+    plane.keys.failure = sealed
+    assert plane.client.post(HOOK, content=BODY, headers=PROOFS[0]).status_code == 202
+    forged = plane.client.post(HOOK, content=BODY, headers={"X-Gitlab-Token": "wrong"})
+    assert forged.status_code == 401

@@ -30,9 +30,10 @@ class Heart:
 
     age_s: float = 0.4
     leading: bool = True
+    custody_up: bool = True
 
     def __call__(self) -> Beat:
-        return Beat(self.age_s, self.leading)
+        return Beat(self.age_s, self.leading, self.custody_up)
 
 
 @pytest.fixture
@@ -65,6 +66,12 @@ def test_ready_says_which_part_it_plays(
         "status": "ready", "last_pass_age_s": 2.0, "role": role, "last_pass_result": "stalled",
     }  # fmt: skip
     assert f"gpuaas_leader {float(leading)}" in plane.client.get("/metrics").text
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_metrics_say_whether_custody_answers(plane: Plane, heart: Heart, up: bool) -> None:
+    heart.custody_up = up
+    assert f"gpuaas_custody_up {float(up)}" in plane.client.get("/metrics").text
 
 
 # --- metrics -------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ class TestStatus:
         node = plane.store.node("node-1")
         assert node is not None
         assert node_document(node, NOW_MS)["state"] == "unreadable_report"
+        assert node_document(replace(node, revoked_at_ms=1), NOW_MS)["state"] == "revoked"
 
 
 class TestEvents:

@@ -8,15 +8,17 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 from starlette.routing import Route
 
 from reconciler.core.names import InstanceKey
 from reconciler.core.records import Event
 from reconciler.ports import Changes
 from reconciler.server.access_rules import FOREIGN
-from reconciler.server.app import ServerDeps, Signal, build_app
+from reconciler.server.app import ServerDeps, Signal, build_agents_app, build_app
 from reconciler.server.metrics import Metrics
 from reconciler.server.operations import OPERATIONS
+from tests.fakes.ca import FakeCa
 from tests.fakes.store import MemoryStore
 from tests.server.harness import NOW_MS, Keys, Plane, StillClock, a_store, refusal, running
 from tests.server.harness import settings_of as settings
@@ -224,8 +226,7 @@ class TestPlatform:
 
 PUBLIC = {"/healthz", "/readyz", "/openapi.json"}
 OWN_PROOF = {
-    "/v1/auth/token", "/v1/auth/service-account/token", "/v1/agent/join", "/v1/agent/report",
-    "/v1/agent/poll", "/v1/agent/secrets", "/v1/hooks/git",
+    "/v1/auth/token", "/v1/auth/service-account/token", "/v1/hooks/git", "/v1/unwrap",
 }  # fmt: skip
 """What lets nobody in by a bearer token: each has a suite of its own."""
 OWN_ONLY = {"/v1/whoami", "/v1/instances", "/v1/events"}
@@ -234,11 +235,18 @@ OWN_ONLY = {"/v1/whoami", "/v1/instances", "/v1/events"}
 
 def routes() -> list[tuple[str, str]]:
     """(method, path) of everything that the application answers, asked of the application."""
-    deps = ServerDeps(
+    return routes_of(build_app(some_deps()))
+
+
+def some_deps() -> ServerDeps:
+    return ServerDeps(
         MemoryStore(), Keys(), StillClock(), settings(), lambda _: None, Signal(), Metrics()
     )
+
+
+def routes_of(app: Starlette) -> list[tuple[str, str]]:
     found = []
-    for route in build_app(deps).routes:
+    for route in app.routes:
         assert isinstance(route, Route), f"{route}: say here how it asks who calls"
         found += [(method, route.path) for method in sorted(route.methods or ())]
     return found
@@ -299,7 +307,10 @@ def test_no_route_takes_a_token_that_is_none(plane: Plane, method: str, path: st
 
 def test_the_table_has_every_route() -> None:
     documented = {(one.method, one.path) for one in OPERATIONS}
-    assert {(method, path) for method, path in routes() if method != "HEAD"} == documented
+    agents = routes_of(build_agents_app(some_deps(), FakeCa()))
+    found = {(method, path) for method, path in (*routes(), *agents) if method != "HEAD"}
+    assert found == documented
+    assert {path for _, path in agents} & {path for _, path in routes()} == set()
 
 
 def test_rights_that_are_taken_away_count_at_once(own_plane: Plane) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from node_agent.wire import POLL_TYPE, Poll
 from reconciler.core.names import ArtifactKey, Revision
 from reconciler.core.observed import ArtifactSeen
@@ -26,6 +24,7 @@ from reconciler.server import agent_api
 from reconciler.server.deps import ServerDeps
 from reconciler.server.errors import ApiError
 from reconciler.settings import Settings
+from tests.fakes.ca import FakeCa
 from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
@@ -46,14 +45,6 @@ REQUESTS_MS = 20_000
 WRITES = frozenset({"commit", "save_accepted", "save_report", "acknowledge", "lease"})
 
 
-class SimSecrets(FakeSecrets):
-    """Keys that are the same in every run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys["tasks"] = [Ed25519PrivateKey.from_private_bytes(b"simulated tasks " * 2)]
-
-
 @dataclass
 class Services:
     """What control planes share, and what is wrong with it until when."""
@@ -61,7 +52,7 @@ class Services:
     world: World
     remote: FakeRemote
     store: MemoryStore
-    secrets: SimSecrets
+    secrets: FakeSecrets
     exists: Callable[[ArtifactKey], ArtifactSeen]
     on_commit: Callable[[str, Changes], None] = lambda _who, _changes: None
     on_accepted: Callable[[str, str], None] = lambda _who, _revision: None
@@ -202,13 +193,14 @@ class ControlPlane:
         store = cast("Any", StorePort(self.services, inc))
         source, registry = SourcePort(self.services, inc), RegistryPort(self.services, inc)
         secrets = self.services.secrets
-        ports = Ports(cast("Any", source), registry, secrets, store, clock)
+        ports = Ports(cast("Any", source), registry, secrets, FakeCa(clock), store, clock)
         self.ports = ports
         self._busy, self._planned = False, False
         self.waiters = []
         loop = self.loop = Loop(
             ports, SETTINGS, self.schemas, self.name, self._tasks_queued,
             lambda done: self.on_pass(self, done), later=self._later,
+            chance=world.rng.random,
         )  # fmt: skip
         loop._memory.loaded.validated = self.memo
         deps = ServerDeps(
@@ -275,7 +267,7 @@ class ControlPlane:
         api, world = self.api, self.services.world
         now_ms = world.now + self.skew_ms
         try:
-            report, saved = api._take_report(body, now_ms)
+            report, saved = api._take_report(body, now_ms, None)
         except ApiError as error:
             reply(None, error.code)
             return
@@ -304,8 +296,8 @@ class ControlPlane:
     def _poll(self, body: bytes, reply: Reply) -> None:
         api, world = self.api, self.services.world
         try:
-            node, payload = api._unsealed(body, POLL_TYPE)
-            poll = api._checked(Poll, node, payload, world.now + self.skew_ms)
+            node, payload = api._senders.unsealed(body, POLL_TYPE, None)
+            poll = api._senders.checked(Poll, node, payload, world.now + self.skew_ms)
             until = world.now + poll.wait_ms
         except ApiError as error:
             reply(None, error.code)

@@ -13,9 +13,11 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from node_agent.authorized_keys import Installed
 from node_agent.disk import FolderDisk, StateUnusable
 from node_agent.engines.base import EngineFailure
 from node_agent.link import AgentKey
+from node_agent.membership import SshKey
 from node_agent.ports import HostPorts
 from node_agent.runtime import Agent
 from node_agent.state import Identity, InstanceState, StateStore
@@ -185,6 +187,9 @@ class NoSecrets:
     def missing(self, *_: object) -> tuple[str, ...]:
         return ()
 
+    def keep_only(self, *_: object) -> None:
+        pass
+
     def remove(self, _: str) -> None:
         pass
 
@@ -203,13 +208,21 @@ class WatchedStore(StateStore):
         return state
 
 
+def _no_tunnels(keys: tuple[SshKey, ...]) -> Installed:
+    """A simulated host has no users."""
+    assert keys == ()
+    return Installed()
+
+
 class SimAgent(Agent):
     """The agent without its threads."""
 
     def __init__(self, store: StateStore, host: Node, inc: Incarnation) -> None:
         client = Client(host.docker, inc)
         secrets = cast("Any", NoSecrets())
-        super().__init__(store, {"docker": client}, cast("Any", None), secret_files=secrets)
+        super().__init__(
+            store, {"docker": client}, cast("Any", None), secret_files=secrets, ssh_keys=_no_tunnels
+        )
         clock = NodeClock(host.world, host, inc)
         self._clock = cast("Any", clock)
         self._connected_at_ms = clock.now_ms()
@@ -237,7 +250,7 @@ class SimAgent(Agent):
         return report
 
     def reported(self, report: Report) -> None:
-        self._forget_acks(report.acks)
+        self._acks.forget(report.acks)
 
     def engine_changed(self, instance: str | None) -> None:
         self._engine_changed(instance)

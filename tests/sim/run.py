@@ -21,12 +21,14 @@ from reconciler.core.records import State as LifeState
 from reconciler.core.records import node_name
 from reconciler.core.schema import SchemaSet
 from reconciler.core.validate import ValidateMemo
+from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass, preview
+from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote
 from tests.fakes.store import MemoryStore
 from tests.sim import commits
 from tests.sim.commits import NODES, ORDINARY, UNLUCKY, State
-from tests.sim.control import SETTINGS, ControlPlane, Services, SimSecrets
+from tests.sim.control import SETTINGS, ControlPlane, Services
 from tests.sim.disk import FCNTL, OS, Disk
 from tests.sim.engine import Docker
 from tests.sim.faults import KINDS, Faults
@@ -84,7 +86,7 @@ class Simulation:
         self.faults = Faults(world, chosen)
         self.network = Network(world)
         self.services = Services(
-            world, self.remote, self.store, SimSecrets(), self.faults.exists,
+            world, self.remote, self.store, FakeSecrets(seed="simulated"), self.faults.exists,
             self.checker.committed, self.checker.accepted,
         )  # fmt: skip
         self.services.on_report = self.checker.reported
@@ -108,8 +110,7 @@ class Simulation:
             name, self.world, self.network, docker, Disk(self.world), self._server,
             self.checker.taken,
         )  # fmt: skip
-        key = self.services.secrets.ensure_signing_key("tasks")
-        node.join((key,))
+        node.join((newest_verifier(self.services.secrets, "tasks"),))
         self.store.add_join_token(name, name, self.world.now + 1)
         self.store.redeem_join_token(name, name, node.key.public_key, self.world.now)
         return node
