@@ -190,11 +190,13 @@ class Platform:
         self.repo = state_repo.make_state_repo(root / "state-repo", published, self.key)
         self._name_node()
         self.listen = f"127.0.0.1:{free_port()}"
+        self.agents_listen = f"127.0.0.1:{free_port()}"
         self.environment = {
             "GPUAAS_STATE_DIR": str(root / "state"),
             "GPUAAS_REPO": str(self.repo.folder),
             "GPUAAS_ENVIRONMENT": ENVIRONMENT,
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_AGENTS_LISTEN": self.agents_listen,
             "GPUAAS_SIGNATURES": "required",
             "GPUAAS_ADMIN_KEYS": json.dumps([self.key.public_line]),
             **PACE,

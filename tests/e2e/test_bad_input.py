@@ -85,7 +85,8 @@ def test_a_taken_port_is_said_at_once(process_platform: Make) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        refused({**platform.environment, "GPUAAS_LISTEN": listen}, platform.root, listen)
+        for name in ("GPUAAS_LISTEN", "GPUAAS_AGENTS_LISTEN"):
+            refused({**platform.environment, name: listen}, platform.root, listen)
 
 
 def test_an_environment_that_is_not_in_the_repo_is_named(process_platform: Make) -> None:
@@ -133,6 +134,7 @@ def refused(environment: dict[str, str], folder: Path, says: str, *args: str) ->
     complete = {
         "GPUAAS_STATE_DIR": str(folder / "state"),
         "GPUAAS_LISTEN": "127.0.0.1:0",
+        "GPUAAS_AGENTS_LISTEN": "127.0.0.1:0",
         **environment,
     }
     done = gpuaas(*(args or ("run",)), environment=complete, folder=folder)

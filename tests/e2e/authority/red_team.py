@@ -85,6 +85,7 @@ class RedTeam:
             "GPUAAS_REPO": str(self.bare),
             "GPUAAS_ENVIRONMENT": builders.ENVIRONMENT,
             "GPUAAS_LISTEN": self.listen,
+            "GPUAAS_AGENTS_LISTEN": "127.0.0.1:0",
             "GPUAAS_SIGNATURES": "required",
             "GPUAAS_ADMIN_KEYS": json.dumps([self.keys[OPERATOR].public_line]),
             "GPUAAS_POLL_INTERVAL_S": "600",
