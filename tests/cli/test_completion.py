@@ -42,7 +42,7 @@ def offered(folder: Path, *words: str) -> set[str]:
 
 def test_commands(tmp_path: Path) -> None:
     assert offered(tmp_path, "") == {*COMMANDS}
-    assert offered(tmp_path, "va") == {"validate"}
+    assert offered(tmp_path, "va") == {"validate", "vault"}
 
 
 def test_options_and_their_values(tmp_path: Path) -> None:
