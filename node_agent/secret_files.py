@@ -45,7 +45,10 @@ class SecretFiles:
     @classmethod
     def for_node(cls, node: str, folder: Path | None = None) -> SecretFiles:
         """In `folder` and nowhere else, or where a host keeps such things by default."""
-        usual = (Path("/run/gpuaas") / node, Path("/dev/shm") / f"gpuaas-{node}")  # noqa: S108
+        shared = Path("/dev/shm")  # noqa: S108 - in memory, and of everybody
+        # The last is for when another user's agent has been a node of that name on this host.
+        names = (f"gpuaas-{node}", f"gpuaas-{node}-{os.geteuid()}")
+        usual = (Path("/run/gpuaas") / node, *(shared / name for name in names))
         return cls((folder,) if folder is not None else usual)
 
     def folder(self, instance: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -400,3 +401,22 @@ class TestReferences:
             "120000 bytes; leave env out and read its file"
         )
         provide(keeper, self.TOKEN)
+
+
+def test_where_another_users_agent_was_first_there_is_one_more_place(tmp_path: Path) -> None:
+    """A node of the same name, run by somebody else on this host, has left its folder."""
+    usual = SecretFiles.for_node("node-a").candidates
+    assert [str(path) for path in usual] == [
+        "/run/gpuaas/node-a",
+        "/dev/shm/gpuaas-node-a",
+        f"/dev/shm/gpuaas-node-a-{os.geteuid()}",
+    ]
+    theirs = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        (theirs / "left").mkdir(mode=0o755)
+        (theirs / "left").chmod(0o755)
+        files = SecretFiles((theirs / "left", theirs / "ours"))
+        files.put(OWN, {"token": "t"})
+        assert files.folder_of(OWN).parent == theirs / "ours"
+    finally:
+        shutil.rmtree(theirs)
