@@ -17,7 +17,6 @@ from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import RegistryEndpoint
 from reconciler.settings import Settings
 from tests.fakes.bad_registry import (
-    Answer,
     BadRegistry,
     dripping,
     endless,
@@ -26,6 +25,7 @@ from tests.fakes.bad_registry import (
     sizeless,
     truncated,
 )
+from tests.fakes.bad_server import Answer
 from tests.services.oci import descriptor, document, index_of, small_image
 
 REPOSITORY = "gpuaas/apps/research/site"

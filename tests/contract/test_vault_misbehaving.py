@@ -23,8 +23,8 @@ from reconciler.adapters.vault_login import AppRoleLogin, StaticToken
 from reconciler.core.custody.layout import VaultLayout
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import Secret
+from tests.fakes.bad_server import Answer
 from tests.fakes.bad_vault import (
-    Answer,
     BadVault,
     dripping_body,
     dripping_chunks,

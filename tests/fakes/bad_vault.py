@@ -4,77 +4,29 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
 
-Answer = Callable[["Request"], None]
+from tests.fakes.bad_server import Answer, BadServer, Request
 
 
-class Request(BaseHTTPRequestHandler):
-    """One request; an `Answer` writes its response. `body` is what it was sent."""
-
-    server: _Server
+class _OneConnection(Request):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        vault = self.server.vault
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        vault.requests.append(f"{self.command} {self.path}")
-        vault.headers.append(dict(self.headers))
-        # The last answer is for all further requests.
-        answer = vault.answers.pop(0) if len(vault.answers) > 1 else vault.answers[0]
-        answer(self)
 
-    do_POST = do_DELETE = do_GET
+class BadVault(BadServer):
+    """The last of its answers is for all further requests."""
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent: the test says what was asked."""
+    handler = _OneConnection
 
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    @property
-    def stopped(self) -> threading.Event:
-        return self.server.vault.stopped
-
-
-class _Server(ThreadingHTTPServer):
-    vault: BadVault
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
-
-
-class BadVault:
     def __init__(self, *answers: Answer) -> None:
+        super().__init__()
         self.answers = [*answers]
-        self.requests: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.stopped = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), Request)
-        self._server.vault = self
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def answer_to(self, request: Request) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopped.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return f"http://{self.endpoint}"
 
 
 def saying(document: object, status: int = 200) -> Answer:
