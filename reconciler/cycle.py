@@ -19,7 +19,7 @@ from reconciler.core.authority.attribution import signed
 from reconciler.core.authority.facts import Walked
 from reconciler.core.authority.walk import last_candidate, under_authority
 from reconciler.core.convergence import Arrival, followed
-from reconciler.core.desired import Desired
+from reconciler.core.desired import Candidate, Desired
 from reconciler.core.health import HealthLimits, HealthSeen, healths
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Observed
@@ -122,17 +122,8 @@ def load_last(
     """What was accepted last, while the newest revision can't be trusted, or read, at all."""
     last = ports.store.accepted()
     memo = memo or LoadMemo()
-    candidate = last_candidate(last, problem)
-    holding = moves.holding(candidate.objects.values(), ports.store.records())
-    state = accept(
-        candidate,
-        last,
-        parse_accepted,
-        settings.environment,
-        holding,
-        memo.accepted,
-        storing=False,
-    )
+    candidate, records = last_candidate(last, problem), ports.store.records()
+    state = _accepted(candidate, last, records, settings, memo, storing=False)
     return replace(state, rejected=head)
 
 
@@ -157,18 +148,29 @@ def load_from(
         walked = Walked(candidate.revision, refused=last.refused)
     if walked is not None:
         candidate = under_authority(candidate, walked, last)
-    holding = moves.holding(candidate.objects.values(), records)
-    state = accept(
+    state = _accepted(candidate, last, records, settings, memo, storing=storing)
+    problems = located(state.problems, snapshot, settings.parse_limits)
+    return replace(state, problems=problems)
+
+
+def _accepted(
+    candidate: Candidate,
+    last: Accepted,
+    records: Records,
+    settings: Settings,
+    memo: LoadMemo,
+    *,
+    storing: bool,
+) -> AcceptedState:
+    return accept(
         candidate,
         last,
         parse_accepted,
         settings.environment,
-        holding,
+        moves.holding(candidate.objects.values(), records),
         memo.accepted,
         storing=storing,
     )
-    problems = located(state.problems, snapshot, settings.parse_limits)
-    return replace(state, problems=problems)
 
 
 @dataclass(frozen=True)

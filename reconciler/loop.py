@@ -327,13 +327,12 @@ class Loop:
         be in the revision.
         """
         memory, ports, settings = self._memory, self._ports, self._settings
-        is_read = True
         try:
             walked = self._walk(head, self._last_accepted()) if self._walk else None
             if walked is None or walked.rejection is None:
                 snapshot = ports.source.snapshot(head)
                 found = load(snapshot, self._schemas, ports, settings, memory.loaded, walked)
-                return found, is_read
+                return found, True
         except GpuaasError as error:
             # Who can push must not be able to end the repairs, not even across a restart.
             if ports.store.accepted().revision is None:
@@ -342,10 +341,13 @@ class Loop:
             if isinstance(error, Transient):
                 log.warning("revision_unread", revision=head, code=error.code)
                 return load_last(Revision(""), problem, ports, settings, memory.loaded), False
-            walked, is_read = Walked(head, rejection=problem), False
-        assert walked.rejection is not None
-        self._tell_rejection(walked, walked.rejection)
-        return load_last(head, walked.rejection, ports, settings, memory.loaded), is_read
+            return self._rejected(Walked(head, rejection=problem), problem), False
+        return self._rejected(walked, walked.rejection), True
+
+    def _rejected(self, walked: Walked, problem: Problem) -> AcceptedState:
+        self._tell_rejection(walked, problem)
+        memory, ports, settings = self._memory, self._ports, self._settings
+        return load_last(walked.head, problem, ports, settings, memory.loaded)
 
     def _last_accepted(self) -> Accepted:
         """With the time until which nothing came after it. A commit that was not there then was

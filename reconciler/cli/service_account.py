@@ -166,8 +166,7 @@ def disable(account: str, output: str, **given: Any) -> int:
     Examples:
       gpuaas service-account disable acme/lab/ci
     """
-    accounts = _accounts(given["repo"])
-    return _write(accounts.set_disabled(parse_account(account), disabled=True), given, output)
+    return _set_disabled(account, given, output, disabled=True)
 
 
 @service_account.command(epilog=_EPILOG)
@@ -181,8 +180,7 @@ def enable(account: str, output: str, **given: Any) -> int:
     Examples:
       gpuaas service-account enable acme/lab/ci
     """
-    accounts = _accounts(given["repo"])
-    return _write(accounts.set_disabled(parse_account(account), disabled=False), given, output)
+    return _set_disabled(account, given, output, disabled=False)
 
 
 @service_account.command(epilog=_EPILOG)
@@ -222,6 +220,11 @@ def list_(repo: Path, output: str) -> int:
         name, roles, keys = account_row(one, at_ms)
         console.print(cell(name, "bold"), cell(roles), cell(keys, "dim"), sep="  ")
     return EXIT_OK
+
+
+def _set_disabled(account: str, given: dict[str, Any], output: str, *, disabled: bool) -> int:
+    accounts = _accounts(given["repo"])
+    return _write(accounts.set_disabled(parse_account(account), disabled=disabled), given, output)
 
 
 def _accounts(repo: Path) -> Accounts:

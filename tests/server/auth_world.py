@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -160,3 +161,17 @@ def claims_of(access_token: str) -> dict[str, Any]:
 def audit(store: Store, action: str = "") -> list[AuditEntry]:
     entries = [row.entry for row in store.audit()]
     return [entry for entry in entries if action in entry.action]
+
+
+# --- what many requests are made with -------------------------------------------------------------
+
+NOW_S = NOW_MS // 1000
+REFUSED = (401, "assertion_refused", "no such account with such a key signed this")
+KEY, OTHER = pair(), pair()
+EC_KEY = ec_pair("ci-ec")
+RSA_KEY = rsa_pair()
+TWICE = base64url(b'{"alg": "EdDSA", "alg": "none"}')
+
+
+in_memory = pytest.mark.parametrize("plane", ["memory"], indirect=True)
+"""What is decided before the store is asked."""

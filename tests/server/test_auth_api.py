@@ -18,43 +18,29 @@ from tests.server.auth_world import (
     AUDIENCE,
     CI,
     CREATE,
+    EC_KEY,
+    KEY,
+    NOW_S,
+    OTHER,
     PATH,
     READ,
+    REFUSED,
+    RSA_KEY,
     Crafted,
     Pair,
     accept,
     ada,
     ask,
     audit,
-    base64url,
     ci_account,
     claims_of,
-    ec_pair,
+    in_memory,
     made,
     pair,
-    rsa_pair,
     token,
     viewer,
 )
 from tests.server.harness import NOW_MS, Plane, refusal, running
-
-NOW_S = NOW_MS // 1000
-REFUSED = (401, "assertion_refused", "no such account with such a key signed this")
-KEY, OTHER = pair(), pair()
-EC_KEY = ec_pair("ci-ec")
-RSA_KEY = rsa_pair()
-TWICE = base64url(b'{"alg": "EdDSA", "alg": "none"}')
-
-
-in_memory = pytest.mark.parametrize("plane", ["memory"], indirect=True)
-"""What is decided before the store is asked."""
-
-
-@pytest.fixture
-def ci(plane: Plane) -> Pair:
-    """A service account with one key."""
-    accept(plane.store, ci_account(KEY.entry()))
-    return KEY
 
 
 class TestIssued:

@@ -13,8 +13,15 @@ from tests.core.authority.trust_builders import Written, identity
 from tests.server.auth_world import (
     AUDIENCE,
     CI,
+    EC_KEY,
+    KEY,
+    NOW_S,
+    OTHER,
     PATH,
     READ,
+    REFUSED,
+    RSA_KEY,
+    TWICE,
     Crafted,
     Pair,
     accept,
@@ -23,7 +30,7 @@ from tests.server.auth_world import (
     audit,
     base64url,
     ci_account,
-    ec_pair,
+    in_memory,
     made,
     pair,
     rsa_pair,
@@ -31,25 +38,7 @@ from tests.server.auth_world import (
     token,
     viewer,
 )
-from tests.server.harness import NOW_MS, Plane, refusal
-
-NOW_S = NOW_MS // 1000
-REFUSED = (401, "assertion_refused", "no such account with such a key signed this")
-KEY, OTHER = pair(), pair()
-EC_KEY = ec_pair("ci-ec")
-RSA_KEY = rsa_pair()
-TWICE = base64url(b'{"alg": "EdDSA", "alg": "none"}')
-
-
-in_memory = pytest.mark.parametrize("plane", ["memory"], indirect=True)
-"""What is decided before the store is asked."""
-
-
-@pytest.fixture
-def ci(plane: Plane) -> Pair:
-    """A service account with one key."""
-    accept(plane.store, ci_account(KEY.entry()))
-    return KEY
+from tests.server.harness import Plane, refusal
 
 
 @in_memory

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
-from node_agent.wire import Endpoint
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.records import (
     Condition,
     Event,
-    InstanceRecord,
     PassSummary,
     State,
 )
@@ -42,25 +40,12 @@ from tests.server.harness import (
     running,
     settings_of,
 )
+from tests.server.readers import record
 
 REVISION = Revision("a" * 40)
 HELLO = InstanceKey("acme/research/hello")
-RECORD = InstanceRecord(
-    key=HELLO,
-    app="hello",
-    org_id="org-1",
-    project_id="project-1",
-    node="node-1",
-    state=State.RUNNING,
-    epoch=1,
-    correlation_id="c-1",
-    revision=REVISION,
-    target_version="1.0.0",
-    target_hash="sha256:" + "b" * 64,
-    target_digest="sha256:" + "c" * 64,
-    endpoints=(Endpoint(name="web", container=80, host_ip="127.0.0.1", host_port=8080),),
-    conditions=(Condition("Ready", "True", "Serving", "it serves", REVISION, 5),),
-)
+SERVES = Condition("Ready", "True", "Serving", "it serves", REVISION, 5)
+RECORD = record(HELLO, conditions=(SERVES,))
 SUMMARY = PassSummary("done", REVISION, NOW_MS - 3_000, 1_000, findings=({"code": "x"},))
 PATHS = [
     "/healthz",

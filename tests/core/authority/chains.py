@@ -20,7 +20,7 @@ from reconciler.core.authority.facts import (
 from reconciler.core.authority.public_key import ssh_public_key
 from reconciler.core.authority.walk import Start, WalkLimits, under_authority, walk
 from reconciler.core.desired import Candidate
-from reconciler.core.forms import to_stored
+from reconciler.core.forms import canonical_json, to_stored
 from reconciler.core.names import Revision
 from reconciler.core.parse import ParseLimits
 from reconciler.core.records import Accepted
@@ -287,3 +287,16 @@ def refusals(found: Walked) -> Iterator[tuple[str, str]]:
 
 def without_times(found: Walked) -> Walked:
     return replace(found, changes=(), commits=0)
+
+
+# --- what many walks change ----------------------------------------------------------------------
+
+ONE, ONE_FILE = "AppInstance/acme/lab/one", instance_file("one")
+NODE, NODE_FILE = "Node/gpu-1", "platform/nodes/gpu-1.yaml"
+STOPPED = yaml(instance(desired="stopped"))
+CORES = yaml(node(cpu_cores=8))
+GRANT = yaml(binding("zoe", "project-admin", "acme/lab", "zoe")[1])
+
+
+def text(document: Document) -> str:
+    return canonical_json(document)

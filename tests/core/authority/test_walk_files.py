@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 
 from reconciler.core.authority.facts import Walked
 from reconciler.core.authority.walk import Start, openpgp_keys
-from reconciler.core.forms import canonical_json
 from reconciler.core.records import Accepted
 from tests.core.authority.chains import (
+    CORES,
+    GRANT,
     LIMITS,
+    NODE,
+    NODE_FILE,
+    ONE,
+    ONE_FILE,
     PEOPLE,
+    STOPPED,
     accepted,
     iam,
     instance,
@@ -25,6 +31,7 @@ from tests.core.authority.chains import (
     known,
     node,
     refusals,
+    text,
     walked,
     yaml,
 )
@@ -37,17 +44,6 @@ from tests.core.authority.trust_builders import (
     ssh,
     stand_in,
 )
-
-ONE, ONE_FILE = "AppInstance/acme/lab/one", instance_file("one")
-NODE, NODE_FILE = "Node/gpu-1", "platform/nodes/gpu-1.yaml"
-STOPPED = yaml(instance(desired="stopped"))
-CORES = yaml(node(cpu_cores=8))
-GRANT = yaml(binding("zoe", "project-admin", "acme/lab", "zoe")[1])
-
-
-def text(document: Document) -> str:
-    return canonical_json(document)
-
 
 # --- files that can't be read ---------------------------------------------------------------------
 

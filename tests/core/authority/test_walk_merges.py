@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.forms import canonical_json
 from reconciler.core.names import Revision
 from reconciler.core.records import Accepted
 from tests.core.authority.chains import (
+    CORES,
+    GRANT,
+    NODE,
+    NODE_FILE,
+    ONE,
+    ONE_FILE,
+    STOPPED,
     Repo,
     accepted,
     iam,
@@ -19,24 +25,13 @@ from tests.core.authority.chains import (
     known,
     node,
     refusals,
+    text,
     walked,
     yaml,
 )
 from tests.core.authority.trust_builders import (
     DEPLOYER,
-    Document,
-    binding,
 )
-
-ONE, ONE_FILE = "AppInstance/acme/lab/one", instance_file("one")
-NODE, NODE_FILE = "Node/gpu-1", "platform/nodes/gpu-1.yaml"
-STOPPED = yaml(instance(desired="stopped"))
-CORES = yaml(node(cpu_cores=8))
-GRANT = yaml(binding("zoe", "project-admin", "acme/lab", "zoe")[1])
-
-
-def text(document: Document) -> str:
-    return canonical_json(document)
 
 
 def rejected(repo: Repo, last: Accepted | None = None, **more: Any) -> tuple[str, str]:
