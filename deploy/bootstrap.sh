@@ -37,6 +37,7 @@ find_missing() {
         need gpg-agent gpg-agent
         need curl curl
         need debootstrap debootstrap
+        need skopeo skopeo
     elif [ -z "${DOCKER_HOST:-}" ] && [ ! -S /var/run/docker.sock ]; then
         need dockerd docker.io # Else the Docker that is there already will do.
     fi

@@ -12,7 +12,8 @@ import hashlib
 
 from pydantic import Field
 
-from node_agent.wire import VerifierKey, Wire
+from node_agent.wire import VerifierKey
+from node_agent.wire_base import Wire
 
 CERTIFICATE_REQUEST_TYPE = "application/vnd.gpuaas.certificate-request.v1+json"
 NODE_CONFIG_TYPE = "application/vnd.gpuaas.node-config.v1+json"

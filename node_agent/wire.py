@@ -11,12 +11,19 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-import json
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
+
+from node_agent.artifact_wire import BLOB_DIGEST
+from node_agent.artifact_wire import BlobFile as BlobFile
+from node_agent.artifact_wire import BlobRequest as BlobRequest
+from node_agent.artifact_wire import BlobSeen as BlobSeen
+from node_agent.artifact_wire import PullToken as PullToken
+from node_agent.artifact_wire import PullTokenRequest as PullTokenRequest
+from node_agent.wire_base import CANONICAL, Wire
 
 TASK_TYPE = "application/vnd.gpuaas.task.v1+json"
 REPORT_TYPE = "application/vnd.gpuaas.report.v1+json"
@@ -40,19 +47,6 @@ LABEL_NODE = "dev.gpuaas.node"
 LABEL_MANAGED = "dev.gpuaas.managed"
 LABEL_APP = "dev.gpuaas.app"
 LABEL_VERSION = "dev.gpuaas.version"
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=vars)
-
-
-class Wire(BaseModel):
-    """Base of every message: unknown fields are refused, nothing is coerced, nothing is mutable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    def canonical(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8. What gets hashed and signed."""
-        return _CANONICAL.encode(self.model_dump(mode="json")).encode()
 
 
 # --- what should run -----------------------------------------------------------------------------
@@ -171,6 +165,7 @@ class Workload(Wire):
     labels: dict[str, str] = Field(default_factory=dict)
     packages: Packages | None = None
     secrets: tuple[SecretFile, ...] = ()
+    blobs: tuple[BlobFile, ...] = ()
 
     @cached_property
     def spec_hash(self) -> str:
@@ -185,9 +180,11 @@ class Workload(Wire):
             if not document[field]:
                 del document[field]
         document["ports"] = [_port_fields(port) for port in self.ports]
+        if self.blobs:
+            document["blobs"] = [dict(blob.__dict__) for blob in self.blobs]
         if self.secrets:
             document["secrets"] = [_secret_fields(secret) for secret in self.secrets]
-        return "sha256:" + hashlib.sha256(_CANONICAL.encode(document).encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(CANONICAL.encode(document).encode()).hexdigest()
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
@@ -195,7 +192,7 @@ class Workload(Wire):
         return copied
 
 
-_CAME_LATER = ("packages", "secrets")
+_CAME_LATER = ("packages", "secrets", "blobs")
 
 
 def _port_fields(port: Port) -> dict[str, Any]:
@@ -246,11 +243,20 @@ class RemoveTask(_TaskBase):
     kind: Literal["oci.remove"] = "oci.remove"
 
 
-Task = Annotated[LaunchTask | ControlTask | RemoveTask, Field(discriminator="kind")]
-_TASK: TypeAdapter[LaunchTask | ControlTask | RemoveTask] = TypeAdapter(Task)
+class PullBlobTask(_TaskBase):
+    """Have this content in the node's cache. `instance` is the Artifact it was registered as."""
+
+    kind: Literal["artifact.pull_blob"] = "artifact.pull_blob"
+    source: str
+    digest: str = Field(pattern=BLOB_DIGEST)
 
 
-def parse_task(payload: bytes) -> LaunchTask | ControlTask | RemoveTask:
+AnyTask = LaunchTask | ControlTask | RemoveTask | PullBlobTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
+_TASK: TypeAdapter[AnyTask] = TypeAdapter(Task)
+
+
+def parse_task(payload: bytes) -> AnyTask:
     """Raises pydantic.ValidationError for a payload that is no task."""
     return _TASK.validate_json(payload)
 
@@ -288,6 +294,7 @@ class FailureReason(StrEnum):
     FLAPPING = "flapping"
     PACKAGES_FAILED = "packages_failed"
     SECRET_UNAVAILABLE = "secret_unavailable"  # noqa: S105 - the name of a reason
+    BLOB_UNAVAILABLE = "blob_unavailable"
     DISK_FULL = "disk_full"
     ALTERED = "altered"
     ENGINE_UNAVAILABLE = "engine_unavailable"
@@ -426,6 +433,7 @@ class Report(Wire):
     acks: tuple[TaskAck, ...] = ()
     refusal: str = ""
     config: ConfigSeen | None = None
+    blobs: tuple[BlobSeen, ...] = ()
 
 
 class Poll(Wire):

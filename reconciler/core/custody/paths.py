@@ -18,6 +18,7 @@ CLASS_OF: dict[str, SecretClass] = {
     "instances": "runtime",
     "webhook": "runtime",
     "handover": "runtime",
+    "transfers": "runtime",
     "projects": "runtime",
     "tenants": "runtime",
     "joins": "bootstrap",
@@ -74,6 +75,11 @@ def tenant_secret(tenant: str, name: str) -> str:
 def join_secret(node: str, number: str) -> str:
     """`number` tells two tokens for one node apart."""
     return f"joins/{node}/{number}"
+
+
+def transfer_secret(transfer: str) -> str:
+    """The password of a publish or pull transfer, until it was handed over."""
+    return f"transfers/{transfer}"
 
 
 def ssh_key_path(tenant: str, project: str, version: int) -> str:

@@ -10,6 +10,7 @@ from reconciler.core.kinds.base import (
     AcceleratorFamily,
     Argument,
     ArtifactRef,
+    BlobRef,
     CapacityShape,
     Int,
     Items,
@@ -102,6 +103,13 @@ class SecretFile(Part):
     env: EnvName | None = None
 
 
+class Blob(Part):
+    """A registered blob, read-only at /run/gpuaas/blobs/NAME: `artifact_store://…@sha256:…`."""
+
+    name: Name
+    ref: BlobRef
+
+
 class Runnable(Part):
     """What any member of an instance runs."""
 
@@ -133,6 +141,7 @@ class RuntimeProfile(Runnable):
     shm_mib: Int = Field(default=64, ge=1, le=16_777_216)
     stop_grace_s: Int = Field(default=10, ge=0, le=3600)
     secrets: Annotated[tuple[SecretFile, ...], Field(strict=False, max_length=32)] = ()
+    blobs: Annotated[tuple[Blob, ...], Field(strict=False, max_length=32)] = ()
     role: Name = "controller"
     members: Annotated[tuple[MemberRole, ...], Field(strict=False, max_length=16)] = ()
 

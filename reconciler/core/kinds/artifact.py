@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from reconciler.core.kinds.base import DigestText, Label, Manifest, MediaType, Part, Repository
+from reconciler.core.kinds.base import (
+    DigestText,
+    Label,
+    Manifest,
+    MediaType,
+    Name,
+    Part,
+    Repository,
+    UniqueItems,
+)
 
 ArtifactState = Literal["published", "promoted", "deprecated", "retired", "revoked"]
 BlobSource = Annotated[
@@ -27,7 +36,11 @@ class SourceMetadata(Part):
 
 
 class ArtifactSpec(Part):
-    """kind oci has `repository`, kind blob has `source`; the tag is a label and decides nothing."""
+    """kind oci has `repository`, kind blob has `source`; the tag is a label and decides nothing.
+
+    Promoted without `channels`: for all of them. `prefetch`: delivered ahead to every node where
+    the project has an active allocation.
+    """
 
     kind: Literal["oci", "blob"]
     repository: Repository | None = None
@@ -38,6 +51,8 @@ class ArtifactSpec(Part):
     source_metadata: SourceMetadata | None = None
     visibility: Literal["platform", "tenant", "project"] = Field(default="project")
     state: ArtifactState
+    channels: UniqueItems[Name] = ()
+    prefetch: bool = False
 
     @model_validator(mode="after")
     def _place_fits_kind(self) -> ArtifactSpec:
@@ -46,6 +61,10 @@ class ArtifactSpec(Part):
             self.kind == "blob",
         ):
             raise ValueError("kind oci has a repository, kind blob a source, and neither has both")
+        if "channels" in self.model_fields_set and self.state != "promoted":
+            raise ValueError("channels are of an artifact in state promoted")
+        if self.prefetch and self.kind != "blob":
+            raise ValueError("prefetch is for kind blob")
         return self
 
 

@@ -67,6 +67,10 @@ Repository = Annotated[str, _matching(_REPOSITORY, 255)]
 """A repository without a host: which registry it is in, the Environment says."""
 ArtifactRef = Annotated[str, _matching(f"{_REPOSITORY}@{_DIGEST}", 400)]
 """`repository@sha256:…`, never a tag."""
+BlobRef = Annotated[
+    str, _matching(rf"artifact_store://[0-9A-Za-z][-_./0-9A-Za-z]*@{_DIGEST}", 600)
+]
+"""`artifact_store://…@sha256:…`."""
 UrlPath = Annotated[str, _matching(r"/[!-~]{0,1023}", 1024)]
 MediaType = Annotated[str, _matching(r"[0-9a-z]+/[-+.0-9a-z]+", 200)]
 AcceleratorFamily = Annotated[str, _matching("(?:cpu|(?:nvidia|amd)(?:-[0-9a-z]+)+)", 63)]

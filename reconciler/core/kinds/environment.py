@@ -35,11 +35,15 @@ Address = Annotated[
 
 
 class Registry(Part):
-    """host:port of the OCI registry; `layout_path` is a folder read instead, for evaluation."""
+    """host:port of the OCI registry; `layout_path` is a folder read instead, for evaluation.
+
+    auth token: it asks for the tokens that this control plane gives out.
+    """
 
     endpoint: HostPort
     plain_http: bool = False
     layout_path: str | None = Field(default=None, min_length=1, max_length=4096)
+    auth: Literal["none", "token"] = "none"
 
 
 class PackageIndex(Part):
@@ -137,7 +141,8 @@ VersionNumber = Annotated[Int, Field(ge=1, le=1000)]
 
 class SigningKey(Part):
     """The version that should sign. Those before it go by themselves once nobody needs them (the
-    key of tasks); with `min_version` those below it go now, whoever is away.
+    key of tasks); with `min_version` those below it go now, whoever is away. Of the key of registry
+    tokens the oldest signs: which ones a registry knows, only people can tell.
     """
 
     version: VersionNumber
@@ -149,6 +154,16 @@ class SigningKeys(Part):
 
     tasks: SigningKey | None = None
     artifacts: SigningKey | None = None
+    registry_tokens: SigningKey | None = None
+
+
+class Trust(Part):
+    """The channels of the TrustPolicies that what runs here has to be good for: a version in
+    canary for `canary_channel`, any other for `channel`. Without the latter nothing is asked.
+    """
+
+    channel: Name
+    canary_channel: Name | None = None
 
 
 SnapshotKey = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -165,6 +180,7 @@ class EnvironmentSpec(Part):
     registry: Registry
     package_index: PackageIndex | None = None
     vault: Vault | None = None
+    trust: Trust | None = None
     guards: RemovalGuards = RemovalGuards()
     sync: Sync = Sync()
     signing_keys: SigningKeys = SigningKeys()

@@ -19,11 +19,21 @@ from reconciler.core.kinds.base import (
 VersionState = Literal["draft", "staged", "canary", "active", "deprecated", "retired"]
 
 
+class StepBack(Part):
+    """When a canary goes back by itself: once more than `failed_max` of its instances failed."""
+
+    failed_max: Int = Field(default=0, ge=0, le=100_000)
+
+
 class Canary(Part):
-    """Who gets the version: the named projects, and that percentage of the others."""
+    """Who gets the version: the named projects, and that percentage of the others.
+
+    With `step_back` a canary that fails counts as staged again, until the Promotion is changed.
+    """
 
     projects: UniqueItems[ProjectPath] = ()
     percent: Int = Field(default=0, ge=0, le=100)
+    step_back: StepBack | None = None
 
 
 class PromotionSpec(Part):
