@@ -6,6 +6,7 @@ Rules: no network, no disk. Odd content is Refused with what is odd; nothing is 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ CONFIG_TYPES = frozenset(
         "application/vnd.docker.container.image.v1+json",
     }
 )
+_PLATFORM_WORD = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
 def _media_type(document: dict[str, Any], served_type: str, where: str) -> str:
     said = document.get("mediaType", "")
     if not isinstance(said, str) or (said and served_type and said != served_type):
-        raise _odd(f"it calls itself {said!r} but was served as {served_type!r}", where)
+        raise _odd(
+            f"it calls itself {str(said)[:100]!r} but was served as {served_type[:100]!r}", where
+        )
     media_type = said or served_type or (OCI_INDEX if "manifests" in document else OCI_MANIFEST)
     if media_type not in MANIFEST_TYPES | INDEX_TYPES:
         raise Refused(
@@ -148,6 +152,8 @@ def _platform(value: object, name: str, where: str) -> str:
     variant = value.get("variant") if isinstance(value, dict) else None
     if isinstance(variant, str) and variant:
         words.append(variant)
+    if not all(map(_PLATFORM_WORD.fullmatch, map(str, words))):
+        raise _odd(f"{name} names no os and architecture that there are", where)
     return "/".join(map(str, words))
 
 

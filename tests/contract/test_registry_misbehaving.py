@@ -127,7 +127,8 @@ CASES = {
         MANIFEST,
         serving(b"", 401),
         Refused,
-        "registry_denied: answered 401 (it asks for a credential)",
+        "registry_denied: answered 401 (it asks for a credential: see registry.auth in the "
+        "Environment)",
     ),
     "418": Case(MANIFEST, serving(b"", 418), Refused, "registry_odd_answer: answered 418"),
     "206": Case(MANIFEST, serving(b"", 206), Refused, "registry_odd_answer: answered 206"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from reconciler.artifact_ports import Attached, Document, Unusable
 from reconciler.core.names import ArtifactKey, Digest
 from reconciler.core.observed import ArtifactSeen
 from reconciler.devkit.images import OciImage
@@ -13,13 +15,20 @@ from reconciler.ports import RegistryEndpoint
 
 
 class FakeRegistry:
-    """Holds blobs by repository, or facts said outright. `failure`, if set, answers each call."""
+    """Holds blobs by repository, or facts said outright. `failure`, if set, answers each call.
+
+    `unusable` is what was attached to an artifact and can't be used.
+    """
 
     def __init__(self) -> None:
         self.failure: GpuaasError | None = None
         self.looked_up: list[ArtifactKey] = []
+        self.copied: list[tuple[ArtifactKey, str, str]] = []
         self._blobs: dict[ArtifactKey, bytes] = {}
         self._said: dict[ArtifactKey, ArtifactSeen] = {}
+        self.asked_attached: list[ArtifactKey] = []
+        self.unusable: dict[ArtifactKey, tuple[Unusable, ...]] = {}
+        self._attached: dict[ArtifactKey, dict[str, Document]] = {}
 
     def say(self, key: ArtifactKey, seen: ArtifactSeen | None = None) -> None:
         """Makes `key` exist without content; by default an image for linux/amd64."""
@@ -40,6 +49,18 @@ class FakeRegistry:
 
     def corrupt(self, key: ArtifactKey, content: bytes) -> None:
         self._blobs[key] = content
+
+    def copy(self, endpoint: RegistryEndpoint, key: ArtifactKey, to: str, tag: str = "") -> None:
+        """All of the repository's content, as nobody asks for the rest of it there."""
+        if self.failure is not None:
+            raise self.failure
+        if key not in self._said and key not in self._blobs:
+            raise Refused("artifact_incomplete", "it is not in the registry", where=str(key))
+        self.copied.append((key, to, tag))
+        for kept in (self._said, self._blobs):
+            mine = [one for one in kept if one.repository == key.repository]
+            for one in mine:
+                kept[ArtifactKey(to, one.digest)] = kept[one]  # type: ignore[assignment]
 
     def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen:
         self.looked_up.append(key)
@@ -70,6 +91,30 @@ class FakeRegistry:
             size_bytes=sum(weights.values()),
             platforms=tuple(sorted(platforms)),
         )
+
+    def attached(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> Attached:
+        self.asked_attached.append(key)
+        if self.failure is not None:
+            raise self.failure
+        self._need_artifact(key)
+        found = self._attached.get(key, {})
+        return Attached(tuple(found.values()), self.unusable.get(key, ()))
+
+    def attach(self, endpoint: RegistryEndpoint, key: ArtifactKey, document: Document) -> str:
+        if self.failure is not None:
+            raise self.failure
+        self._need_artifact(key)
+        digest = str(Digest.of(document.content + document.signature.encode()))
+        self._attached.setdefault(key, {})[digest] = replace(document, digest=digest)
+        return digest
+
+    def detach(self, key: ArtifactKey) -> None:
+        """As if nobody had ever signed it."""
+        self._attached.pop(key, None)
+
+    def _need_artifact(self, key: ArtifactKey) -> None:
+        if key not in self._blobs and key not in self._said:
+            raise Refused("artifact_missing", "it is not in the registry", where=str(key))
 
     def _document(self, key: ArtifactKey) -> dict[str, Any]:
         self._need(key)

@@ -1,0 +1,1 @@
+"""Artifacts on their way: tokens, publishing, copying, signing, verifying. Works on ports alone."""
