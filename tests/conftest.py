@@ -18,10 +18,14 @@ from hypothesis import settings
 from node_agent.wire import Image
 from reconciler.devkit import images, services
 from tests.services.slots import service_slot
+from tests.services.token_registry import TokenRegistry, open_token_registry
 from tests.services.vault_place import VaultPlace, vault_place
 from tests.services.vault_server import OtherVault, VaultServer, other_vault
 
-REAL_FIXTURES = {"service_root", "docker_host", "registry_endpoint", "site_image", "demo_image"}
+REAL_FIXTURES = {
+    "service_root", "docker_host", "registry_endpoint", "site_image", "demo_image",
+    "token_registry",
+}  # fmt: skip
 DEMO_REPOSITORY = "gpuaas/apps/research/site"
 
 # Two busy cores make single examples slow now and then; a deadline would test the machine.
@@ -80,6 +84,13 @@ def registry_endpoint(service_root: Path) -> Iterator[str]:
     """host:port of a private registry over plain HTTP; deleting is allowed."""
     with services.start_registry(service_root / "registry") as registry:
         yield registry.endpoint
+
+
+@pytest.fixture(scope="session")
+def token_registry(service_root: Path) -> Iterator[TokenRegistry]:
+    """A private registry that lets in who has a token of ours, and a way to make those."""
+    with open_token_registry(service_root / "token-registry") as registry:
+        yield registry
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from node_agent.units import Probed, Unit
@@ -31,6 +31,8 @@ from node_agent.wire import (
 NAME_LENGTH_MAX = 63
 SECRETS_VARIABLE = "GPUAAS_SECRETS_PATH"
 """Says where the secrets are: `SECRETS_PATH` in a container, elsewhere for a process."""
+BLOBS_VARIABLE = "GPUAAS_BLOBS_PATH"
+"""Says where the blobs are: `BLOBS_PATH` in a container, elsewhere for a process."""
 LOOPBACK = "127.0.0.1"
 DISK_FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -47,6 +49,23 @@ class EngineFailure(Exception):
 
 class Cancelled(Exception):
     """A pull was called off because a newer task replaced its target."""
+
+
+@dataclass(frozen=True)
+class PullCredential:
+    """`token`: what a registry is shown; empty: nothing. `missing`: why there is none, where one
+    was asked for.
+    """
+
+    token: str = field(default="", repr=False)
+    missing: str = ""
+
+
+Ask = Callable[[], PullCredential]
+
+
+def no_credential() -> PullCredential:
+    return PullCredential()
 
 
 @dataclass(frozen=True)
@@ -86,8 +105,11 @@ class Engine(Protocol):
         """Everything that carries our labels for this node, or for one of its instances."""
         ...
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
-        """Makes the image present and checks its digest. Raises `Cancelled` when called off."""
+    def pull(self, image: Image, cancelled: threading.Event, ask: Ask = no_credential, /) -> None:
+        """Makes the image present and checks its digest. Raises `Cancelled` when called off.
+
+        `ask` is called if its registry is to be asked.
+        """
         ...
 
     def create(self, workload: Workload, host_ports: Mapping[str, int]) -> None:

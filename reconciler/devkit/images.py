@@ -96,14 +96,15 @@ def build_process_site(version: str) -> OciImage:
     return _image(files, {"Entrypoint": ["python3", "serve.py"], "WorkingDir": "/"})
 
 
-def push(image: OciImage, endpoint: str, repository: str, tag: str) -> Digest:
+def push(image: OciImage, endpoint: str, repository: str, tag: str, token: str = "") -> Digest:
     """Uploads over plain HTTP to the registry at host:port; returns the manifest's digest.
 
-    Transient when the registry does not answer, Refused when it does not take the image.
+    `token` is a registry's bearer token, where it asks for one. Transient when the registry does
+    not answer, Refused when it does not take the image.
     """
     others = sorted(item for item in image.blobs.items() if item[0] != image.manifest_digest)
     blobs = [(digest, io.BytesIO(content)) for digest, content in others]
-    _upload(blobs, image.manifest, f"http://{endpoint}/v2/{repository}", tag)
+    _upload(blobs, image.manifest, f"http://{endpoint}/v2/{repository}", tag, token)
     return image.manifest_digest
 
 
@@ -226,11 +227,16 @@ def canonical(document: object) -> bytes:
 
 
 def _upload(
-    blobs: Sequence[tuple[Digest, BinaryIO]], manifest: bytes, base: str, tag: str
+    blobs: Sequence[tuple[Digest, BinaryIO]],
+    manifest: bytes,
+    base: str,
+    tag: str,
+    token: str = "",
 ) -> None:
     """Blobs first: a registry takes no manifest of what it does not have."""
+    shown = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(timeout=PUSH_TIMEOUT_S, trust_env=False, headers=shown) as client:
             for digest, content in blobs:
                 _push_blob(client, base, digest, content)
             headers = {"Content-Type": MANIFEST_TYPE}

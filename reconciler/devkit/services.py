@@ -34,6 +34,7 @@ __all__ = [
     "Dockerd",
     "RegistryServer",
     "SshServer",
+    "TokenAuth",
     "answers",
     "docker_possible",
     "existing_docker",
@@ -65,6 +66,20 @@ class _Server(process.Stoppable):
 
 
 @dataclass(frozen=True)
+class TokenAuth:
+    """What a registry lets in: tokens of `issuer` for `service`, signed by a key of `keys`.
+
+    `realm` is the URL it sends clients to for them. `keys` are PEM certificates, or a JWK set,
+    which distribution 3 takes.
+    """
+
+    realm: str
+    keys: str
+    service: str = "registry"
+    issuer: str = "gpuaas"
+
+
+@dataclass(frozen=True)
 class RegistryServer(_Server):
     """A distribution registry over plain HTTP. `endpoint` is host:port; `data` holds its blobs."""
 
@@ -93,16 +108,26 @@ def free_port() -> int:
         return port
 
 
-def start_registry(root: Path, port: int | None = None) -> RegistryServer:
-    """Starts Debian's docker-registry with its files under `root`, on `port` or a free one."""
-    program = process.find_program("docker-registry", "docker-registry")
+def start_registry(
+    root: Path,
+    port: int | None = None,
+    token: TokenAuth | None = None,
+    program: str | None = None,
+) -> RegistryServer:
+    """Starts Debian's docker-registry with its files under `root`, on `port` or a free one.
+
+    With `token` it lets in who has one, and nobody else. `program`: another build of it.
+    """
+    program = program or process.find_program("docker-registry", "docker-registry")
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
     config = root / "registry.yaml"
+    auth = {} if token is None else {"auth": {"token": _token_configuration(root, token)}}
 
     def attempt(chosen: int) -> RegistryServer:
         # JSON is YAML; the registry reads it as it is.
-        config.write_text(json.dumps(_registry_configuration(root / "data", chosen), indent=1))
+        wanted = {**_registry_configuration(root / "data", chosen), **auth}
+        config.write_text(json.dumps(wanted, indent=1))
         service = process.start("registry", [program, "serve", str(config)], root)
         _ready_or_end(service, chosen, _registry_answers)
         return RegistryServer(service, f"{LOOPBACK}:{chosen}", root / "data")
@@ -177,10 +202,23 @@ def _registry_configuration(data: Path, port: int) -> dict[str, object]:
     }
 
 
+def _token_configuration(root: Path, token: TokenAuth) -> dict[str, str]:
+    is_set = token.keys.lstrip().startswith("{")
+    place = root / ("tokens.json" if is_set else "tokens.pem")
+    place.write_text(token.keys)
+    return {
+        "realm": token.realm,
+        "service": token.service,
+        "issuer": token.issuer,
+        "jwks" if is_set else "rootcertbundle": str(place),
+    }
+
+
 def _registry_answers(port: int) -> bool:
     try:
         url = f"http://{LOOPBACK}:{port}/v2/"
-        return httpx.get(url, timeout=ASK_TIMEOUT_S, trust_env=False).status_code == 200
+        answer = httpx.get(url, timeout=ASK_TIMEOUT_S, trust_env=False)
+        return answer.status_code in (200, 401)
     except httpx.TransportError:
         return False
 
