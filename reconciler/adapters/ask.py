@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 from reconciler.adapters.fetch_document import is_this_host
 from reconciler.core.printable import printable
 from reconciler.errors import Refused, Transient
+from reconciler.ports import Secret
 
 _BYTES_MAX = 256 * 1024
 
@@ -70,18 +72,25 @@ def ask(
     asking: Asking,
     timeout_s: float,
     *,
-    as_json: Mapping[str, str] | None = None,
+    method: str = "POST",
+    token: Secret | None = None,
+    as_json: Mapping[str, Any] | None = None,
     as_form: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
 ) -> Answered:
-    """POSTs to `path` of the control plane at `server`. Raises Refused bad_server or for plain HTTP
-    beyond this host, Transient without an answer.
+    """One request for `path` of the control plane at `server`, with a bearer token if there is one.
+    Raises Refused bad_server or for plain HTTP beyond this host, Transient without an answer.
     """
     url = _address(server, path, asking)
     # To this host no proxy of the environment is needed, and none is to see it.
     by_proxy = url.scheme == "https"
     client = httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=by_proxy)
+    shown = {"Authorization": f"Bearer {token.reveal()}"} if token is not None else {}
+    request = client.build_request(
+        method, url, json=as_json, data=as_form, params=query, headers=shown
+    )
     try:
-        with client, client.stream("POST", url, json=as_json, data=as_form) as answer:
+        with client, closing(client.send(request, stream=True)) as answer:
             body = _bounded(answer, str(url), asking)
             return Answered(answer.status_code, _document(body), str(url), asking)
     except httpx.HTTPError as error:

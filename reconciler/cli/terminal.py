@@ -14,5 +14,7 @@ class Terminal(Console):
 
     def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
         if markup is False:
+            # Rich would make a picture of what stands between two colons.
+            options.setdefault("emoji", False)
             objects = tuple(printable(o) if isinstance(o, str) else o for o in objects)
         super().print(*objects, markup=markup, **options)

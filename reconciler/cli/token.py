@@ -87,7 +87,7 @@ def token(
     if output == Path("-"):
         click.echo(found.value.reveal())
         return EXIT_OK
-    place = output or _default_place()
+    place = output or default_token_place()
     write_private(place, found.value)
     told = f"wrote {place}: a token of {subject}, good for {found.lasts_s} s"
     err().print(told, markup=False)
@@ -118,6 +118,7 @@ def _key_id(subject: str, private: bytes, repo: Path, settings: Settings) -> str
     raise Refused("key_id_unknown", message, hint=hint)
 
 
-def _default_place() -> Path:
+def default_token_place() -> Path:
+    """Where a token is written to, and looked for."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     return (Path(base) if base else Path.home() / ".cache") / "gpuaas" / "token"

@@ -16,6 +16,7 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from reconciler.core.audit import ALARMS
 from reconciler.core.custody.paths import class_of
@@ -61,7 +62,20 @@ class HandedOver:
     expires_at_ms: int
 
 
-def hand_over(ports: Ports, path: str, asker: Asker, ttl_s: float, to: str = "") -> HandedOver:
+class Custody(Protocol):
+    """What handing over takes: Ports have it."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def secrets(self) -> SecretStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+
+def hand_over(ports: Custody, path: str, asker: Asker, ttl_s: float, to: str = "") -> HandedOver:
     """The secret at `path`, to be unwrapped once. `to` is whom it is for, for the audit trail.
 
     Refused("no_secret") for none, and what a SecretStore raises.
