@@ -1,6 +1,6 @@
 """Builds the JupyterLab image on Debian, keeps it, and pushes it to a registry if asked.
 
-    python deploy/jupyterlab_image.py --push 127.0.0.1:5000 gpuaas/apps/catalog/jupyterlab
+    python deploy/jupyterlab_image.py --push 127.0.0.1:5000 gpuaas/apps/platform/catalog/jupyterlab
 
 Prints the repository and digest that an AppVersion and its Artifact name. As root, since a root
 file system is unpacked; exit 1 when it can't be built or pushed.

@@ -175,7 +175,7 @@ def test_a_version_that_is_offered_stays_what_it_is(state: str) -> None:
     now[b.VERSION_FILE]["spec"]["artifact_ref"] = b.IMAGE.replace("a" * 64, "c" * 64)
     now[b.VERSION_FILE]["spec"]["runtime_profile"]["command"] = ["other"]
     found = sorted(compare(before, now).introduced)
-    if state in ("draft", "staged", "retired"):
+    if state in ("draft", "staged"):
         assert found == []
         return
     assert [told.pointer for told in found] == ["/spec/runtime_profile", "/spec/artifact_ref"]
@@ -225,3 +225,59 @@ def test_a_rename_without_word_of_it_is_told() -> None:
     (found,) = compare(before, now).introduced
     assert (found.code, found.object) == ("looks_renamed", "AppInstance/acme/research/three")
     assert "say moved_from: two there; else delete and add in two commits" in found.hint
+
+
+def steps(state: str, before: str = "staged", most: int | None = 1, **authority: Any) -> list[str]:
+    """What is said of a Promotion that goes from one state to another."""
+    was, now = b.world(), b.world()
+    for documents, one in ((was, before), (now, state)):
+        spec = {"state": one, "canary": {"percent": 1}, "reason": "x"}
+        documents[b.PROMOTION_FILE]["spec"] = spec
+        if not one:
+            del documents[b.PROMOTION_FILE]
+    found = review(
+        checked(was, revision=BASE), checked(now), ParseLimits(), steps_max=most, **authority
+    )
+    return [str(told) for told in sorted(found.introduced)]
+
+
+def test_a_step_too_far_is_told() -> None:
+    assert steps("canary") == steps("active", most=2) == steps("active", most=None) == []
+    assert steps("active") == [
+        f"{b.PROMOTION_FILE}:2:1: illegal_step: Promotion/hello/1.0.0 can't go from staged to "
+        "active: canary may follow (one step a commit: staged → canary → active)"
+    ]
+    assert steps("active", "deprecated", most=None) == [
+        f"{b.PROMOTION_FILE}:2:1: illegal_step: Promotion/hello/1.0.0 can't go from deprecated to "
+        "active: retired may follow (publish what replaces it as a version of its own)"
+    ]
+
+
+def test_so_is_one_to_nowhere() -> None:
+    assert steps("", "draft") == []
+    assert steps("", "active") == [
+        f"{b.PROMOTION_FILE}: illegal_step: Promotion/hello/1.0.0 is active, and can't be removed: "
+        "deprecated may follow (one step a commit: active → deprecated → retired → removed)"
+    ]
+
+
+def test_what_its_commits_were_told_of_is_not_told_twice() -> None:
+    told = Problem(b.PROMOTION_FILE, 1, 1, "illegal_step", "x", object="Promotion/hello/1.0.0")
+    assert steps("active", authority=(told,)) == [str(told)]
+
+
+def test_a_file_that_cannot_be_read_has_made_no_step() -> None:
+    documents = b.world()
+    base = checked(documents, revision=BASE)
+    ways: tuple[dict[str, Any], ...] = (
+        {"broken": [b.PROMOTION_FILE]},
+        {"invalid": [b.PROMOTION_FILE]},
+    )
+    for how in ways:
+        found = review(base, checked(documents, **how), ParseLimits(), steps_max=1)
+        assert "illegal_step" not in {one.code for one in found.problems}
+
+
+def test_the_first_commit_begins_anywhere() -> None:
+    found = review(checked({}, revision=BASE), checked(b.world()), ParseLimits(), steps_max=1)
+    assert found.problems == ()

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -110,6 +111,18 @@ class GitReader:
             if str(newer.id) == ancestor:
                 return True
             return bool(repository.descendant_of(newer.id, ancestor))
+
+    def commits_since(self, since: Revision, head: Revision, most: int) -> int:
+        """How many commits `head` has that `since` has not, counted up to `most`; that many also
+        where `since` is not here.
+        """
+        with self._reading() as repository:
+            newer = self._commit(repository, head)
+            if not _REVISION.fullmatch(since) or since not in repository:
+                return most
+            walker = repository.walk(newer.id)
+            walker.hide(repository[since].id)
+            return sum(1 for _ in islice(walker, most))
 
     def merge_base(self, ref: str, other: str) -> Revision:
         """The commit where `ref` and `other` parted, as `git diff other...ref` takes it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import click
 
 from reconciler.cli.common import EXIT_ERROR, EXIT_OK, format_option, load_settings, print_json
 from reconciler.cli.diff import print_lines
+from reconciler.cli.proposed import in_the_way, next_steps, patch
 from reconciler.core.history import Commit
 from reconciler.core.names import ObjectRef, Revision
-from reconciler.core.printable import printable
 from reconciler.use_cases.history import parse_target
 from reconciler.use_cases.rollback import Rollback, message_of, prepare
 from reconciler.use_cases.validation import check
@@ -82,7 +81,7 @@ def rollback(
     if output == "json":
         print_json(_document(found, name, made))
     else:
-        print_lines([*_lines(found, name, made), *_next(name, remotes(repo))])
+        print_lines([*_lines(found, name, made), *next_steps(name, remotes(repo))])
     return EXIT_OK
 
 
@@ -96,9 +95,7 @@ def _refuse(found: Rollback, output: str) -> int:
         return EXIT_ERROR
     count = len(found.in_the_way)
     title = f"Not rolled back: with {found.ref} at {found.what}, {count} problem(s) would be new"
-    lines = [Line(title, "problem")]
-    lines += [Line(f"  ! {printable(str(problem))}", "problem") for problem in found.in_the_way]
-    print_lines([*lines, Line("Nothing was written.")])
+    print_lines([*in_the_way(title, found.in_the_way)])
     return EXIT_ERROR
 
 
@@ -109,29 +106,7 @@ def _lines(found: Rollback, branch: str, made: Revision) -> Iterator[Line]:
     yield from (Line(f"  {line.text}", line.style) for line in field_lines(found.fields))
     if found.fields:
         yield Line("")
-    yield from _patch(found)
-
-
-def _patch(found: Rollback) -> Iterator[Line]:
-    styles = {"+": "added", "-": "removed", "@": "dim"}
-    for path, after in found.files.items():
-        before = found.before[path]
-        old = f"a/{path}" if before is not None else "/dev/null"
-        new = f"b/{path}" if after is not None else "/dev/null"
-        for line in unified_diff(_rows(before), _rows(after), old, new, lineterm=""):
-            yield Line(printable(line), styles.get(line[:1], "plain"))
-
-
-def _rows(content: bytes | None) -> list[str]:
-    return (content or b"").decode("utf-8", "replace").splitlines()
-
-
-def _next(branch: str, known: tuple[str, ...]) -> Iterator[Line]:
-    remote = "origin" if "origin" in known or not known else known[0]
-    yield Line("")
-    yield Line("Nothing changes until it is merged. To propose it:", "title")
-    yield Line(f"  git push {remote} {branch}")
-    yield Line(f"  gh pr create --head {branch} --fill    # or open it in your forge")
+    yield from patch(found.before, found.files)
 
 
 def _document(found: Rollback, branch: str | None, made: Revision | None) -> dict[str, Any]:

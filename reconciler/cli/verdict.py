@@ -22,6 +22,7 @@ from reconciler.views.problems import (
 )
 from reconciler.wiring.files import (
     below,
+    commits_since,
     prefix_in_repository,
     read_base,
     read_local,
@@ -85,7 +86,20 @@ def _check(
     before = check(base, settings, memo)
     checked = check(snapshot, settings, memo)
     found = _authority(asked, settings, before, checked)
-    return checked, review(before, checked, settings.parse_limits, settings.environment, found)
+    steps_max = 1 if asked.identity is not None else _commits(asked, before, settings)
+    return checked, review(
+        before, checked, settings.parse_limits, settings.environment, found, steps_max
+    )
+
+
+def _commits(asked: Asked, before: Checked, settings: Settings) -> int:
+    """How many commits what is checked is away from the base; a merge that is tried is one, and so
+    is what is not committed yet.
+    """
+    tip = asked.commits or asked.ref or "HEAD"
+    made = commits_since(asked.path, before.revision, tip, settings)
+    one_more = asked.ref is None or asked.commits is not None
+    return max(1, made + one_more)
 
 
 def _authority(

@@ -14,6 +14,8 @@ import yaml
 
 Steps = Sequence[str | int]
 """From the document's root: names of fields and places in lists."""
+_NoPair = tuple[None, None]
+_NO_PAIR: _NoPair = (None, None)
 
 
 def with_scalar(text: str, steps: Steps, value: str | int | bool) -> str | None:
@@ -32,6 +34,42 @@ def with_scalar(text: str, steps: Steps, value: str | int | bool) -> str | None:
         return f"{text[:at]}, {last}: {_scalar(value)}{text[at:]}"
     indent = " " * holder.value[0][0].start_mark.column
     return _inserted(text, _end_line(text, holder), f"{indent}{last}: {_scalar(value)}\n")
+
+
+def with_value(text: str, steps: Steps, value: Any) -> str | None:
+    """The text with any value at that place, on one line, quoted where YAML asks for it."""
+    *above, last = steps
+    holder = _node(text, above)
+    if not isinstance(holder, yaml.MappingNode) or not holder.value:
+        return None
+    key, there = _pair(holder, last)
+    new = f"{last}: {_flow(value)}"
+    if key is None or there is None:
+        if holder.flow_style:
+            at = holder.end_mark.index - 1
+            return f"{text[:at]}, {new}{text[at:]}"
+        indent = " " * holder.value[0][0].start_mark.column
+        return _inserted(text, _end_line(text, holder), f"{indent}{new}\n")
+    start = key.start_mark.index
+    on_a_line = there.style not in ("|", ">") if isinstance(there, yaml.ScalarNode) else False
+    if on_a_line or getattr(there, "flow_style", False):
+        return text[:start] + new + text[there.end_mark.index :]
+    return f"{text[:start]}{new}\n{text[_end_line(text, there) :]}"
+
+
+def without_field(text: str, steps: Steps) -> str | None:
+    """The text without a field of a mapping in block style, and the lines that are its value's."""
+    *above, last = steps
+    holder = _node(text, above)
+    if not isinstance(holder, yaml.MappingNode) or holder.flow_style or len(holder.value) < 2:
+        return None
+    key, there = _pair(holder, last)
+    if key is None or there is None:
+        return None
+    start = key.start_mark.index - key.start_mark.column
+    if text[start : key.start_mark.index].strip():
+        return None
+    return text[:start] + text[_end_line(text, there) :]
 
 
 def with_entry(text: str, steps: Steps, lines: Sequence[str]) -> str | None:
@@ -70,6 +108,10 @@ def _node(text: str, steps: Steps) -> yaml.Node | None:
     return node
 
 
+def _pair(holder: yaml.MappingNode, name: str | int) -> tuple[yaml.Node, yaml.Node] | _NoPair:
+    return next(((key, value) for key, value in holder.value if key.value == name), _NO_PAIR)
+
+
 def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
     if isinstance(node, yaml.MappingNode):
         pairs = (value for key, value in node.value if key.value == step)
@@ -101,6 +143,13 @@ def _last(node: yaml.Node) -> yaml.Node:
 def _inserted(text: str, at: int, new: str) -> str:
     head = text[:at]
     return f"{head if head.endswith(chr(10)) else head + chr(10)}{new}{text[at:]}"
+
+
+def _flow(value: Any) -> str:
+    made: str = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=100_000
+    )
+    return made.strip().removesuffix("\n...")
 
 
 def _scalar(value: Any) -> str:

@@ -13,21 +13,26 @@ from typing import Literal
 
 from reconciler.core.changes import unread
 from reconciler.core.desired import Candidate, StateObject
-from reconciler.core.kinds import KINDS
 from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
-from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.names import ObjectRef
 from reconciler.core.parse import ParseLimits
 from reconciler.core.problems import Problem, identity
+from reconciler.core.promotion_steps import (
+    CHANGED_IN_PLACE,
+    ILLEGAL_STEP,
+    STEPS,
+    changed_in_place,
+    illegal,
+    promotion_of,
+)
 from reconciler.core.validate import invalid_objects, located
 from reconciler.use_cases.compare import on_top
 from reconciler.use_cases.validation import Checked
 
 Verb = Literal["added", "changed", "removed", "unreadable"]
 Objects = Mapping[ObjectRef, StateObject]
-_OFFERED = ("canary", "active", "deprecated")
-_WHAT_RUNS = ("artifact_ref", "artifact_kind", "runtime_profile")
+_STEPS = (ILLEGAL_STEP, CHANGED_IN_PLACE)
 
 
 @dataclass(frozen=True, order=True)
@@ -59,12 +64,18 @@ def review(
     limits: ParseLimits,
     environment: str = "",
     authority: Sequence[Problem] = (),
+    steps_max: int | None = None,
 ) -> Review:
     """Compares two checks; `environment` narrows whose guards count, empty: any.
 
-    `authority`: what nobody who made it may do (`use_cases.authority_review`).
+    `authority`: what nobody who made it may do (`use_cases.authority_review`). `steps_max`: how far
+    a version or artifact may have gone, one step a commit; None: as far as it likes.
     """
-    compared = located(_only_compared(base, head, environment), head.snapshot, limits)
+    found = [*_only_compared(base, head, environment)]
+    told = {problem.object for problem in authority if problem.code in _STEPS}
+    steps = (*_illegal_steps(base, head, steps_max), *_in_place(base, head, steps_max))
+    found += [one for one in steps if one.object not in told]
+    compared = located(found, head.snapshot, limits)
     only_here = {*compared, *authority}
     introduced = {*_introduced(base.problems, head.problems), *only_here}
     already = len(head.problems) - len(introduced.intersection(head.problems))
@@ -124,10 +135,50 @@ def _only_compared(base: Checked, head: Checked, environment: str) -> Iterator[P
     if _tombstones(now, environment):
         yield from _without_tombstone(gone, before, now)
     for ref, found in now.items():
-        if ref.kind == "AppVersion" and ref in before:
-            yield from _changed_in_place(before[ref], found, before)
-        elif ref.kind == "AppInstance":
+        if ref.kind == "AppInstance":
             yield from _moved_from_nowhere(before.get(ref), found, known)
+
+
+def _illegal_steps(base: Checked, head: Checked, steps_max: int | None) -> Iterator[Problem]:
+    """A base without anything is the beginning, where everything may stand anywhere."""
+    before, now = base.candidate.objects, head.candidate.objects
+    unclear = {*invalid_objects(base.candidate), *invalid_objects(head.candidate)}
+    unclear |= {*unread(head.candidate, before), *unread(base.candidate, now)}
+    moved = {ref for ref in (*before, *now) if ref.kind in STEPS} - unclear if before else set()
+    for ref in sorted(moved):
+        was, found = before.get(ref), now.get(ref)
+        after = found.document if found else None
+        wrong = illegal(ref, was.document if was else None, after, steps_max)
+        if wrong is None:
+            continue
+        message, hint = wrong
+        if found is not None:
+            yield _at(found, ILLEGAL_STEP, message, "/spec/state", hint)
+        elif was is not None:
+            yield Problem(was.path, 0, 0, ILLEGAL_STEP, message, "", hint, str(ref))
+
+
+def _in_place(base: Checked, head: Checked, steps_max: int | None) -> Iterator[Problem]:
+    """What a version ran that was offered at the base. Nobody takes the unreadable for removed."""
+    before, now = base.candidate.objects, head.candidate.objects
+    unclear = {*invalid_objects(head.candidate), *unread(head.candidate, before)}
+    for ref, was in before.items():
+        if ref.kind != "AppVersion" or ref in unclear:
+            continue
+        found, promotion = now.get(ref), promotion_of(ref)
+        forms = (was.document, found.document if found else None)
+        promotions = (_document(before, promotion), _document(now, promotion))
+        for wrong in changed_in_place(ref, forms, promotions, steps_max):
+            if found is not None:
+                yield _at(found, CHANGED_IN_PLACE, wrong.message, wrong.pointer, wrong.hint)
+            else:
+                words = (CHANGED_IN_PLACE, wrong.message, "", wrong.hint)
+                yield Problem(was.path, 0, 0, *words, str(ref))
+
+
+def _document(objects: Objects, ref: ObjectRef) -> Mapping[str, object] | None:
+    found = objects.get(ref)
+    return found.document if found is not None else None
 
 
 def _tombstones(objects: Objects, environment: str) -> bool:
@@ -169,24 +220,6 @@ def _without_tombstone(
 def _live(found: StateObject | None) -> bool:
     spec = found.manifest.spec if found is not None else None
     return isinstance(spec, AppInstanceSpec) and spec.desired != "decommissioned"
-
-
-def _changed_in_place(was: StateObject, found: StateObject, before: Objects) -> Iterator[Problem]:
-    promotion = before.get(ObjectRef("Promotion", found.ref.path))
-    spec = promotion.manifest.spec if promotion else None
-    if not isinstance(spec, PromotionSpec) or spec.state not in _OFFERED:
-        return
-    app = found.ref.path[0]
-    for field in _WHAT_RUNS:
-        if _spec(was).get(field) != _spec(found).get(field):
-            file = KINDS["AppVersion"].path_of((app, "<new version>"))
-            yield _at(
-                found,
-                "version_changed_in_place",
-                f"{field} of {found.ref} changes, which is {spec.state} already",
-                f"/spec/{field}",
-                f"a version that is offered stays what was reviewed: add {file}",
-            )
 
 
 def _moved_from_nowhere(

@@ -16,6 +16,13 @@ from reconciler.core.names import ObjectRef, Revision
 from reconciler.core.parse import ParseLimits, parse_file
 from reconciler.core.printable import printable
 from reconciler.core.problems import Problem
+from reconciler.core.promotion_steps import (
+    CHANGED_IN_PLACE,
+    ILLEGAL_STEP,
+    changed_in_place,
+    illegal,
+    promotion_of,
+)
 from reconciler.core.source import Snapshot, SourceFile
 from reconciler.core.splice import appended, removed, replaced, spans, text_of
 from reconciler.errors import Refused
@@ -59,7 +66,8 @@ def prepare(
 ) -> Rollback:
     """Takes `ref` back to its form of `to`, or else to the one before its last change.
 
-    Refused when it never was there, is the same already, or can't be read on either side.
+    Refused when it never was there, is the same already, can't be read on either side, or is a
+    version or artifact that doesn't go back there, or is offered as it is.
     """
     now = commits.form(ref, base)
     revision, then = (
@@ -70,6 +78,8 @@ def prepare(
         hint = no_such(ref, _known(commits, base, ref), base[:12]).hint
         raise Refused("no_such_object", message, hint=hint)
     _refuse(ref, revision, now, then)
+    if ref.kind == "AppVersion":
+        _refuse_in_place(commits, ref, base, (now, then))
     files = _files(commits, ref, base, revision, now, then, limits)
     before = {path: commits.content(base, path) for path in files}
     fields = _fields(now, then)
@@ -81,7 +91,7 @@ def prepare(
         files=files,
         before=before,
         fields=fields,
-        in_the_way=_in_the_way(commits.snapshot(base), files, check),
+        in_the_way=in_the_way(commits.snapshot(base), files, check),
     )
 
 
@@ -138,6 +148,18 @@ def _refuse(ref: ObjectRef, to: Revision, now: Form | None, then: Form | None) -
     both = now is not None and then is not None and now.document is not None
     if both and not _fields(now, then):
         raise Refused("nothing_to_roll_back", f"{ref} says the same in {to[:12]}")
+    wrong = illegal(ref, now.document if now else None, then.document if then else None)
+    if wrong is not None:
+        raise Refused(ILLEGAL_STEP, wrong.message, hint=wrong.hint)
+
+
+def _refuse_in_place(
+    commits: Commits, ref: ObjectRef, base: Revision, forms: tuple[Form | None, Form | None]
+) -> None:
+    promotion = commits.form(promotion_of(ref), base)
+    now, then, offered = (one.document if one else None for one in (*forms, promotion))
+    for wrong in changed_in_place(ref, (now, then), (offered, offered)):
+        raise Refused(CHANGED_IN_PLACE, wrong.message, hint=wrong.hint)
 
 
 def _fields(now: Form | None, then: Form | None) -> tuple[FieldChange, ...]:
@@ -179,19 +201,19 @@ def _files(
         files: dict[str, bytes | None] = {path: _added(ref, there, then, source or b"", limits)}
     elif now is not None:
         files = {now.path: _changed(ref, now, current or b"", then, source or b"", limits)}
-    _verify(ref, commits, base, files, then, limits)
+    verify(ref, commits, base, files, then, limits)
     return files
 
 
 def _changed(
     ref: ObjectRef, now: Form, current: bytes, then: Form | None, source: bytes, limits: ParseLimits
 ) -> bytes | None:
-    index = _index(ref, now.path, current, limits)
+    index = index_of(ref, now.path, current, limits)
     if then is None:
         return removed(current, index)
     if _alone(current) and _alone(source):
         return source
-    return replaced(current, index, text_of(source, _index(ref, then.path, source, limits)))
+    return replaced(current, index, text_of(source, index_of(ref, then.path, source, limits)))
 
 
 def _added(
@@ -199,7 +221,7 @@ def _added(
 ) -> bytes:
     if there is None and _alone(source):
         return source
-    text = text_of(source, _index(ref, then.path, source, limits))
+    text = text_of(source, index_of(ref, then.path, source, limits))
     return text if there is None else appended(there, text)
 
 
@@ -232,12 +254,13 @@ def _alone(content: bytes) -> bool:
         return False
 
 
-def _index(ref: ObjectRef, path: str, content: bytes, limits: ParseLimits) -> int:
+def index_of(ref: ObjectRef, path: str, content: bytes, limits: ParseLimits) -> int:
+    """The place of an object's document in its file."""
     documents, _ = parse_file(path, content, limits)
     return next(one.index for one in documents if names(one.value, path) == ref)
 
 
-def _verify(
+def verify(
     ref: ObjectRef,
     commits: Commits,
     base: Revision,
@@ -258,16 +281,17 @@ def _verify(
                 "file_not_cut",
                 f"the document of {ref} can't be told from the rest of its file",
                 where=path,
-                hint="roll it back by hand",
+                hint="change it by hand",
             )
 
 
 # --- what stands in the way ----------------------------------------------------------------------
 
 
-def _in_the_way(
+def in_the_way(
     snapshot: Snapshot, files: Mapping[str, bytes | None], check: Check
 ) -> tuple[Problem, ...]:
+    """Problems that the state repo would have with these files, and has not now."""
     known = {_identity(problem) for problem in check(snapshot)}
     found = check(_with(snapshot, files))
     return tuple(problem for problem in found if _identity(problem) not in known)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from reconciler.adapters.schema_files import load_schemas
 from reconciler.adapters.working_tree import snapshot_of, snapshot_of_directory
+from reconciler.core.names import Revision
+from reconciler.core.promotion_steps import COMMITS_MAX
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot, SourceFile
 from reconciler.errors import GpuaasError
@@ -43,6 +45,12 @@ def read_base(path: Path, ref: str | None, base: str, settings: Settings) -> Sna
     """The folder as it is where `ref` (None: HEAD) and `base` parted."""
     reader = _repository(path, settings)
     return below(reader.snapshot(reader.merge_base(ref or "HEAD", base)), reader.prefix_of(path))
+
+
+def commits_since(path: Path, base: str, tip: str, settings: Settings) -> int:
+    """How many commits `tip` has that `base` has not, as far as it matters."""
+    reader = _repository(path, settings)
+    return reader.commits_since(Revision(base), reader.resolve(tip), COMMITS_MAX)
 
 
 def prefix_in_repository(path: Path, settings: Settings) -> str:

@@ -218,3 +218,47 @@ def test_settings_in_the_checked_files_are_not_read(
     assert run(Path(), "--base", "main").return_value == 0
     monkeypatch.setenv("GPUAAS_FILE_BYTES_MAX", "1")
     assert "file_too_large" in run(Path()).output
+
+
+PROMOTION = "catalog/jupyterlab/promotions/4.5.0.yaml"
+
+
+def at_state(repo: Repo, state: str, message: str = "") -> None:
+    """4.5.0 of jupyterlab, which is staged, and its images with it, which are published."""
+    for name in ("image", "cuda"):
+        path = f"tenants/platform/projects/catalog/artifacts/jupyterlab/4.5.0/{name}.yaml"
+        text = (repo.state / path).read_text().replace("state: published", "state: promoted")
+        (repo.state / path).write_text(text)
+    scope = "  canary: {percent: 10}\n" if state == "canary" else ""
+    lines = (repo.state / PROMOTION).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "canary:" not in line and "state:" not in line]
+    (repo.state / PROMOTION).write_text("".join([*kept, f"  state: {state}\n", scope]))
+    if message:
+        repo.commit(message)
+
+
+def test_one_step_a_commit(repo: Repo) -> None:
+    at_state(repo, "canary")
+    assert run(repo.state, "--base", "main").return_value == 0
+    at_state(repo, "active")
+    done = run(repo.state, "--base", "main")
+    assert done.return_value == 1
+    assert "Promotion/jupyterlab/4.5.0 can't go from staged to active: canary may follow" in (
+        done.output
+    )
+    at_state(repo, "canary", "a canary")
+    at_state(repo, "active")
+    assert run(repo.state, "--base", "main").return_value == 0
+    repo.commit("and on")
+    assert run(repo.state, "--ref", "topic", "--base", "main").return_value == 0
+    repo.git("reset", "--quiet", "--soft", "main")
+    repo.commit("squashed")
+    assert run(repo.state, "--ref", "topic", "--base", "main").return_value == 1
+
+
+def test_whoever_squashes_makes_one_commit(repo: Repo) -> None:
+    at_state(repo, "canary", "a canary")
+    assert run(repo.state, "--ref", "topic", "--base", "main", "--as", "ada").return_value == 0
+    at_state(repo, "active", "and on")
+    done = run(repo.state, "--ref", "topic", "--base", "main", "--as", "ada")
+    assert "illegal_step" in done.output

@@ -181,6 +181,15 @@ def test_nothing_is_known_before_the_first_fetch(world: World) -> None:
         world.source().head()
 
 
+def test_commits_are_counted_up_to_a_number(world: World) -> None:
+    first, *_, last = [world.remote.push({"a.yaml": b"%d" % number}) for number in range(5)]
+    source = world.source()
+    source.fetch()
+    assert [source.commits_since(first, last, most) for most in (2, 4, 9)] == [2, 4, 4]
+    assert source.commits_since(last, last, 9) == source.commits_since(last, first, 9) == 0
+    assert source.commits_since(Revision("f" * 40), last, 9) == 9
+
+
 @pytest.mark.parametrize("ref", ["", "nothing-like-this", "-n", "f" * 40, "a\nb", "x" * 300])
 def test_an_unknown_ref_is_refused(world: World, ref: str) -> None:
     world.remote.push({"a.yaml": b"1"})

@@ -9,7 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.splice_fields import Steps, with_entry, with_scalar
+from reconciler.core.splice_fields import (
+    Steps,
+    with_entry,
+    with_scalar,
+    with_value,
+    without_field,
+)
 
 TEXT = """# head
 spec:   # here
@@ -98,3 +104,76 @@ def test_entries_are_added_at_the_end(spec: dict[str, Any]) -> None:
         keys = [*spec.get("keys", []), {"id": "new", "text": "one\n"}]
         assert yaml.safe_load(found) == {"spec": {**spec, "keys": keys}}
     assert found is not None or spec.get("keys") == []
+
+
+VALUES = """spec:
+  state: staged # for now
+  canary:
+    # Who has it first.
+    projects: [a/b]
+    percent: 0
+  channels:
+    - stable
+    - canary
+  reason: >
+    long
+    words
+  place: {a: 1, b: [2]}
+last: 1
+"""
+SET: dict[str, tuple[Steps, object, str, str]] = {
+    "a word": (("spec", "state"), "canary", "state: staged #", "state: canary #"),
+    "a word that is more to YAML": (("spec", "state"), "on", "state: staged #", "state: 'on' #"),
+    "text with marks": (("last",), "a: b # c", "last: 1", "last: 'a: b # c'"),
+    "below a comment": (("spec", "canary", "percent"), 10, "percent: 0", "percent: 10"),
+    "a list on a line": (("spec", "canary", "projects"), ["c/d"], "[a/b]", "[c/d]"),
+    "a list in a block": (
+        ("spec", "channels"), ["stable"], "channels:\n    - stable\n    - canary\n",
+        "channels: [stable]\n",
+    ),
+    "folded text": (
+        ("spec", "reason"), "short", "reason: >\n    long\n    words\n", "reason: short\n"
+    ),
+    "in a mapping on a line": (("spec", "place", "b"), 3, "b: [2]", "b: 3"),
+    "new in a mapping on a line": (("spec", "place", "c"), [4], "b: [2]}", "b: [2], c: [4]}"),
+    "new": (
+        ("spec", "canary", "step_back"), {"failed_max": 0}, "percent: 0\n",
+        "percent: 0\n    step_back: {failed_max: 0}\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "value", "old", "new"), SET.values(), ids=SET.keys())
+def test_a_value_of_any_kind(steps: Steps, value: object, old: str, new: str) -> None:
+    found = with_value(VALUES, steps, value)
+    assert found == VALUES.replace(old, new)
+    place = yaml.safe_load(found)
+    for step in steps:
+        place = place[step]
+    assert place == value
+
+
+def test_a_value_where_there_is_no_place() -> None:
+    assert with_value(VALUES, ("spec", "none", "x"), 1) is None
+    assert with_value(VALUES, ("spec", "channels", "x"), 1) is None
+    assert with_value("a: [", ("a",), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "gone"),
+    [
+        (("spec", "channels"), "  channels:\n    - stable\n    - canary\n"),
+        (("spec", "state"), "  state: staged # for now\n"),
+        (("spec", "canary", "percent"), "    percent: 0\n"),
+        (("spec", "reason"), "  reason: >\n    long\n    words\n"),
+        (("last",), "last: 1\n"),
+    ],
+)
+def test_a_field_goes(steps: Steps, gone: str) -> None:
+    assert without_field(VALUES, steps) == VALUES.replace(gone, "")
+
+
+@pytest.mark.parametrize("steps", [("none",), ("spec", "place", "a"), ("spec", "channels", 0)])
+def test_a_field_that_cannot_go(steps: Steps) -> None:
+    assert without_field(VALUES, steps) is None
+    assert without_field("a: 1\n", ("a",)) is None

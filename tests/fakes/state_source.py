@@ -128,6 +128,20 @@ class FakeStateSource:
             step = self._held[step].parent
         return step is not None
 
+    def commits_since(self, since: Revision, head: Revision, most: int) -> int:
+        self._commit(head)
+        known = self._line(since)
+        newer = self._line(head) - known
+        return min(len(newer), most) if known else most
+
+    def _line(self, revision: Revision) -> set[Revision]:
+        found: set[Revision] = set()
+        step: Revision | None = revision
+        while step in self._held:
+            found.add(step)
+            step = self._held[step].parent
+        return found
+
     def _commit(self, revision: Revision) -> _Commit:
         if revision not in self._held:
             raise Refused("unknown_revision", f"no such commit here: {revision[:80]!r}")

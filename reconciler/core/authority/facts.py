@@ -26,6 +26,7 @@ ActorType = Literal["user", "service_account", "forge", "instance"]
 REFUSALS = frozenset(
     (
         "change_not_allowed",
+        "illegal_step",
         "keeps_refused_change",
         "last_admin",
         "more_than_own_rights",

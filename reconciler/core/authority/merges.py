@@ -20,6 +20,7 @@ from functools import cached_property
 
 from reconciler.core.authority.documents import Unread
 from reconciler.core.authority.facts import TRUST_KINDS, Actor, ChainStep, SideCommit
+from reconciler.core.authority.in_place import refused_in_place
 from reconciler.core.authority.judge import Refusal
 from reconciler.core.authority.standing import UNREAD, Change, Standing
 from reconciler.core.names import ObjectRef, Revision
@@ -170,6 +171,11 @@ class Sides:
             return
         may = self._may(branch)
         taken = any(parent not in self._commits for parent in parents[1:])
+
+        def branch_stood(ref: ObjectRef) -> str | None:
+            there = branch.objects.get(ref)
+            return there.form if there is not None else self.stood(ref)[1]
+
         made: dict[ObjectRef, Brought] = {}
         for ref, (path, form) in wanted.items():
             prior, stood = branch.objects.get(ref), self.stood(ref)
@@ -183,7 +189,8 @@ class Sides:
             on_refused = not is_merge and prior is not None and None not in (old, form)
             if on_refused and old != now:
                 continue
-            if may(one.actor, ref, now, form) is None:
+            refusal = may(one.actor, ref, now, form)
+            if (refusal or refused_in_place(ref, now, form, branch_stood)) is None:
                 made[ref] = Brought(path, form, one.actor, conflict, taken, is_merge, prior)
             elif prior is None:
                 made[ref] = Brought(path, now, None, conflict)

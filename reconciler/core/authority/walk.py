@@ -5,6 +5,9 @@ Rules:
 - Trust as it stands before a commit judges that commit. What it grants counts from the next one on.
 - The date of a commit can't be earlier than that of what it was built on, whatever it says.
 - An operator's admin keys count while nobody else is there who could let others in.
+- A version or artifact goes one step at a time (`core.promotion_steps`), whoever moves it, and what
+  a version runs stays while it is offered. The first commit of a repo may begin anywhere: what it
+  brings has its history elsewhere.
 - Walked in one go or in several, the same changes are refused.
 """
 
@@ -31,6 +34,7 @@ from reconciler.core.authority.facts import (
     Walked,
 )
 from reconciler.core.authority.grants import is_root, rights_of
+from reconciler.core.authority.in_place import refused_in_place, stood_before
 from reconciler.core.authority.instead import last_candidate, under_authority
 from reconciler.core.authority.judge import Refusal, judge, last_admin_left
 from reconciler.core.authority.merges import Brought, May, Sides
@@ -43,10 +47,13 @@ from reconciler.core.names import ObjectRef, Revision
 from reconciler.core.parse import ParseLimits
 from reconciler.core.printable import printable
 from reconciler.core.problems import Problem
+from reconciler.core.promotion_steps import CHANGED_IN_PLACE, ILLEGAL_STEP, illegal
 from reconciler.core.records import AcceptedObject
 
 _REASON_LENGTH_MAX = 300
 _TRAILER = re.compile(r"(approves|reason):[ \t]*(\S.*)", re.IGNORECASE)
+_NOBODYS = frozenset((UNREAD, ILLEGAL_STEP, CHANGED_IN_PLACE))
+"""Refused whoever made it, not because he may not: it hides nothing that another would pass on."""
 _LAST_ADMIN = "somebody else with platform.iam.edit and a key of his own has to be there first"
 
 
@@ -128,6 +135,8 @@ class _Walking:
     now_ms: int
     limits: WalkLimits
     at_ms: int = field(init=False)
+    begins: bool = field(init=False, default=False)
+    """Whether the commit it has got to is the first one of the repo."""
     standing: Standing = field(init=False)
     signers: Signers = field(init=False)
 
@@ -165,6 +174,7 @@ class _Walking:
     def take(self, step: ChainStep, actors: Mapping[Revision, Actor]) -> list[SignedChange]:
         """Judges what a commit changed, and brings what counts up to it."""
         self.at_ms = max(self.at_ms, step.facts.committed_at_ms)
+        self.begins = step.onto is None
         actor = actors[step.facts.revision]
         trailers = _trailers(step.facts.message, by_himself=not actor.via)
         sides = Sides(step, actors, self.standing, self._judging) if step.side else None
@@ -172,7 +182,7 @@ class _Walking:
         has_brought = sides is not None and bool(sides.brought)
         if not changes and not trailers.approves and not has_brought:
             return []
-        may = sides.may if sides is not None else self._judging(())
+        may = self._in_place(sides.may if sides is not None else self._judging(()), changes, sides)
         judging = _Judging(self.standing, may, actor, sides)
         brought, own = map(judging.not_on_refused, judging.verdicts(changes))
         own = judging.approved(own, trailers.approves)
@@ -192,11 +202,21 @@ class _Walking:
         def may(
             actor: Actor, ref: ObjectRef, before: str | None, after: str | None
         ) -> Refusal | None:
-            if is_root(actor):
-                return None
-            return judge(actor, rights, trust, ref, _document(before), _document(after))
+            old, new = _document(before), _document(after)
+            refusal = None if is_root(actor) else judge(actor, rights, trust, ref, old, new)
+            return refusal if refusal is not None or self.begins else _illegal(ref, old, new)
 
         return may
+
+    def _in_place(self, may: May, changes: Sequence[Change], sides: Sides | None) -> May:
+        """The same, and what a version runs by its Promotion as it was before this commit."""
+        if self.begins:
+            return may
+        merged = {ref: sides.stood(ref)[1] for ref in sides.brought} if sides is not None else {}
+        stood = stood_before(self.standing, changes, merged)
+        return lambda actor, ref, before, after: (
+            may(actor, ref, before, after) or refused_in_place(ref, before, after, stood)
+        )
 
     def _settle(self, verdict: _Verdict, facts: CommitFacts) -> None:
         change, refusal = verdict.change, verdict.refusal
@@ -319,7 +339,7 @@ class _Judging:
     def _unless_on_refused(self, verdict: _Verdict) -> _Verdict:
         change = verdict.change
         earlier = self.standing.refused.get(str(change.ref))
-        if verdict.refusal is not None or earlier is None or earlier.code == UNREAD:
+        if verdict.refusal is not None or earlier is None or earlier.code in _NOBODYS:
             return verdict
         if earlier.actor == str(verdict.actor):
             return verdict  # Who may by now knows what he wrote.
@@ -410,6 +430,13 @@ def _trailers(message: str, *, by_himself: bool) -> _Trailers:
     approves = (match[2].strip() for match in approving if match[1].lower() == "approves")
     reason = printable(said[0] if said else subject)[:_REASON_LENGTH_MAX]
     return _Trailers(reason, tuple(dict.fromkeys(approves)))
+
+
+def _illegal(
+    ref: ObjectRef, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> Refusal | None:
+    found = illegal(ref, before, after)
+    return Refusal(ILLEGAL_STEP, found.message, found.hint) if found is not None else None
 
 
 def _document(text: str | None) -> Any:

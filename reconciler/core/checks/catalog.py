@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jsonschema_rs
 
+from reconciler.core.blobs import blob_refs
 from reconciler.core.checks.parameters import UNDERSTOOD, Unfit, unfit
+from reconciler.core.desired import Revoked
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.artifact import ArtifactSpec
+from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.members import NOT_INHERITED, published, version_of_role
 from reconciler.core.names import ArtifactKey, content_hash
 from reconciler.core.schema import compile_schema
+from reconciler.core.transfers import place_owner
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
 Engine = Literal["docker", "process"]
 ENGINES: Mapping[str, Engine] = {"bare_metal": "process", "launchable_oci": "docker"}
 """The runtime kinds that are offered and the node engine each needs."""
 
-_RANK = {"promoted": 0, "deprecated": 1, "published": 2, "retired": 3}
+NOT_FOR_CHANNEL = "not_for_channel"
+"""Promoted, but for other channels."""
+_BEST_FIRST = ("promoted", "deprecated", NOT_FOR_CHANNEL, "published", "retired", "revoked")
+_RANK = {state: rank for rank, state in enumerate(_BEST_FIRST)}
+_OFFERED = ("canary", "active", "deprecated")
 _IMAGE_REF = "/spec/runtime_profile/image_ref"
 _NOT_VISIBLE = "not_visible"
 _UNREGISTERED = "unregistered"
+UNSEEN = frozenset((_NOT_VISIBLE, _UNREGISTERED))
+"""What `standing` says of what is not there for the viewer."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +147,119 @@ def images(spec: AppVersionSpec) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def standing(registrations: tuple[Entry[ArtifactSpec], ...], viewer: Path | None = None) -> str:
-    """The best state among the registrations `viewer` (tenant, project) may see; revoked wins.
+Registrations = tuple[Entry[ArtifactSpec], ...]
 
-    Also `unregistered` and `not_visible`. Without a viewer everything is seen.
+
+def channel_of(environment: EnvironmentSpec, state: str) -> str:
+    """What a version in this state has to be good for there; a canary may be let in on less."""
+    trust = environment.trust
+    if trust is None:
+        return ""
+    return (trust.canary_channel if state == "canary" else None) or trust.channel
+
+
+def standing(registrations: Registrations, viewer: Path | None = None, channel: str = "") -> str:
+    """The state that counts for `viewer` (tenant, project) of what is registered in one place.
+
+    Each project has one word on it: `revoked` if any of its registrations is, else the best that
+    the viewer may see. Whose word counts:
+    - In a place that a project owns, the owner's: no other lifts it, makes it more visible or
+      revokes it. A registration of the viewer's own only narrows it, for itself.
+    - In nobody's place the viewer's own; without one the best of those it sees. So a revocation
+      binds all who may see it while nobody else vouches for the digest, and else its own project.
+
+    Without a viewer everything is seen. Also `unregistered`, `not_visible` and, where `channel` is
+    given, `not_for_channel`.
     """
-    if not registrations:
-        return _UNREGISTERED
-    if any(entry.spec.state == "revoked" for entry in registrations):
+    words = {
+        project: _word([one for one in registrations if one.path[:2] == project], viewer, channel)
+        for project in sorted({entry.path[:2] for entry in registrations})
+    }
+    own = words.get(viewer) if viewer is not None else None
+    owner = _owner(registrations[0]) if registrations else None
+    if owner is not None:
+        word = words.get(owner, _UNREGISTERED)
+        return max(word, own, key=_RANK.__getitem__) if own and word in _RANK else word
+    seen = [own] if own else [word for word in words.values() if word != _NOT_VISIBLE]
+    if not seen:
+        return _NOT_VISIBLE if words else _UNREGISTERED
+    return min(seen, key=_RANK.__getitem__)
+
+
+def _word(entries: Iterable[Entry[ArtifactSpec]], viewer: Path | None, channel: str) -> str:
+    if any(entry.spec.state == "revoked" for entry in entries):
         return "revoked"
-    seen = [e.spec.state for e in registrations if viewer is None or _visible(e, viewer)]
-    return min(seen, key=_RANK.__getitem__) if seen else _NOT_VISIBLE
+    seen = [entry.spec for entry in entries if viewer is None or _visible(entry, viewer)]
+    return min((_state_for(s, channel) for s in seen), key=_RANK.__getitem__, default=_NOT_VISIBLE)
+
+
+def _state_for(spec: ArtifactSpec, channel: str) -> str:
+    other = channel and spec.state == "promoted" and spec.channels and channel not in spec.channels
+    return NOT_FOR_CHANNEL if other else spec.state
+
+
+def offered(entry: Entry[ArtifactSpec], registrations: Registrations) -> bool:
+    """Whether its project may name the repository: its own, nobody's, or one that is offered to it
+    by a registration of the project that owns it.
+    """
+    owner, own = _owner(entry), entry.path[:2]
+    if owner is None or owner == own:
+        return True
+    return any(one.path[:2] == owner and _visible(one, own) for one in registrations)
+
+
+def revocations(world: World) -> Revoked:
+    """Of the images that versions name: nothing else runs."""
+    revoked = {key for key, group in world.registered.items() if _any_revoked(group)}
+    if not revoked:
+        return {}
+    named = {
+        (image, app)
+        for (app, _), version in world.versions.items()
+        for _, image in images(version.spec)
+        if image in revoked
+    }
+    found: dict[tuple[str, str, str], str] = {}
+    for image, app in sorted(named):
+        group = world.registered[image]
+        for project in _bound(world, group):
+            found[group[0].spec.digest, app, "/".join(project)] = str(_revoker(group, project).ref)
+    return found
+
+
+def _any_revoked(registrations: Registrations) -> bool:
+    return any(entry.spec.state == "revoked" for entry in registrations)
+
+
+def _bound(world: World, registrations: Registrations) -> Iterable[Path]:
+    """The projects for which it is revoked; one empty path for all of them."""
+    owner = _owner(registrations[0])
+    if owner is None:
+        asked: Iterable[Path] = world.projects
+    elif standing(registrations) == "revoked":
+        return ((),)
+    else:
+        asked = sorted({entry.path[:2] for entry in registrations})
+    return [one for one in asked if standing(registrations, one) == "revoked"]
+
+
+def _revoker(registrations: Registrations, project: Path) -> Entry[ArtifactSpec]:
+    """Of several, that of the owner, else the project's own."""
+    revoked = [entry for entry in registrations if entry.spec.state == "revoked"]
+    return min(
+        revoked,
+        key=lambda one: (one.path[:2] != _owner(one), one.path[:2] != project, one.path),
+    )
+
+
+def speaking(registrations: Registrations) -> Registrations:
+    """Those whose word counts for others: the owner's, or all of what is nobody's."""
+    owner = _owner(registrations[0]) if registrations else None
+    return tuple(one for one in registrations if owner is None or one.path[:2] == owner)
+
+
+def _owner(entry: Entry[ArtifactSpec]) -> Path | None:
+    return place_owner(entry.spec.repository or entry.spec.source or "")
 
 
 def _visible(entry: Entry[ArtifactSpec], viewer: Path) -> bool:
@@ -191,13 +303,39 @@ def check_launch_schema(world: World, launches: Mapping[Path, Launch]) -> Findin
 
 
 def check_promoted_images(world: World) -> Findings:
-    """From staged on, every image is registered; from canary on, it is promoted."""
+    """From staged on, every image and blob is registered; from canary on, it is promoted."""
     for path, promotion in world.promotions.items():
         version = world.versions.get(path)
         if version is None or promotion.spec.state in ("draft", "retired"):
             continue
-        for pointer, image in images(version.spec):
+        for pointer, image in (*images(version.spec), *blob_refs(version.spec)):
             yield from _image_stands(world, promotion, version, pointer, image)
+
+
+def check_channels(world: World, environment: EnvironmentSpec) -> Findings:
+    """What is offered in the environment is promoted for the channel that it takes."""
+    if environment.trust is None:
+        return
+    for path, promotion in world.promotions.items():
+        version, state = world.versions.get(path), promotion.spec.state
+        if version is None or state not in _OFFERED:
+            continue
+        channel = channel_of(environment, state)
+        for pointer, image in (*images(version.spec), *blob_refs(version.spec)):
+            registrations = speaking(world.registered.get(image, ()))
+            if standing(registrations, channel=channel) != NOT_FOR_CHANNEL:
+                continue
+            there = sorted({one for entry in registrations for one in entry.spec.channels})
+            message = (
+                f"version is {state}, but {image} ({version.ref}{pointer}) is promoted for"
+                f" {', '.join(there)}, and not for {channel}"
+            )
+            hint = f"add {channel} to /spec/channels of {registrations[0].ref}"
+            waits = (entry.ref for entry in registrations if entry.spec.state == "promoted")
+            involved = (version.ref, *waits)
+            yield finding(
+                promotion, "artifact_not_in_channel", message, "/spec/state", hint, involved
+            )
 
 
 def _image_stands(
@@ -207,7 +345,7 @@ def _image_stands(
     pointer: str,
     image: str,
 ) -> Findings:
-    registrations = world.registered.get(image, ())
+    registrations = speaking(world.registered.get(image, ()))
     found = standing(registrations)
     wanted = promotion.spec.state
     accepted = {"promoted", "deprecated"}

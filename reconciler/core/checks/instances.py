@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from reconciler.core.checks.capacity import Demand, cores_millis
-from reconciler.core.checks.catalog import ENGINES, Launch, in_canary
+from reconciler.core.checks.catalog import (
+    ENGINES,
+    NOT_FOR_CHANNEL,
+    Launch,
+    channel_of,
+    in_canary,
+)
 from reconciler.core.checks.packages import PIP_PACKAGES, requirement_lines, spec_texts
 from reconciler.core.checks.parameters import CPU_MILLIS_MIN, MEMORY_MIB_MIN, unfit
 from reconciler.core.desired import Policy
@@ -46,8 +52,9 @@ class Setting:
     """What all instances of one project, app, version and allocation share, looked up once.
 
     `image` is what the node's accelerator family would run, `standing` the best state in which
-    the project sees that image registered, `policy` what is decided for those without hints. For
-    further members `version` and `launch` are those of their role, and `first` is there.
+    the project sees that image registered, `blobs` the same of each blob that the version reads,
+    `policy` what is decided for those without hints. For further members `version` and `launch`
+    are those of their role, and `first` is there.
     """
 
     environment: EnvironmentSpec
@@ -64,6 +71,7 @@ class Setting:
     standing: str
     policy: Policy
     first: Anchor | None = None
+    blobs: tuple[str, ...] = ()
 
 
 class Case(NamedTuple):
@@ -142,7 +150,9 @@ def _version_offered(case: Case) -> Findings:
     offered = case.world.offers.get(case.entry.spec.app, ())[-5:]
     hint = f"versions on offer: {', '.join(offered)}" if offered else "no version is on offer yet"
     message = f"{case.version.ref} is {state}, and takes no instances"
-    yield finding(case.entry, "version_not_offered", message, _VERSION, hint)
+    # A version is not retired while an instance names it.
+    waits = (case.promotion.ref,) if state == "retired" else ()
+    yield finding(case.entry, "version_not_offered", message, _VERSION, hint, waits)
 
 
 def _image_visible(case: Case) -> Findings:
@@ -160,10 +170,15 @@ def _image_visible(case: Case) -> Findings:
 
 def _image_good(case: Case) -> Findings:
     """What the promotion accepts may still be good in another project's registration only."""
+    seen_by = "/".join(case.owner)
     if case.image is not None and case.standing in ("published", "retired"):
-        seen_by = "/".join(case.owner)
         message = f"{case.image} is {case.standing} where project {seen_by} can see it"
         yield finding(case.entry, "artifact_not_promoted", message, _VERSION)
+    elif case.image is not None and case.standing == NOT_FOR_CHANNEL:
+        channel = channel_of(case.environment, case.promotion.spec.state)
+        message = f"{case.image} is not promoted for {channel} where project {seen_by} can see it"
+        hint = f"add {channel} to /spec/channels of an Artifact that it sees"
+        yield finding(case.entry, "artifact_not_in_channel", message, _VERSION, hint)
 
 
 def _allocation_active(case: Case) -> Findings:

@@ -194,7 +194,16 @@ def _machine_fits(
 
 
 def check_trust(world: World) -> Findings:
-    """Keys and channels stand in one policy only, and channels can be fulfilled."""
+    """Keys and channels stand in one policy only, and channels can be fulfilled.
+
+    Nothing of it brings back what a policy said before: a key that was revoked stays so, also
+    where it was the last of its channel.
+    """
+    for found in _of_trust(world):
+        yield replace(found, involved=())
+
+
+def _of_trust(world: World) -> Findings:
     ids, channels = _Places(list), _Places(list)
     keys: dict[str, VerifierKey] = {}
     builders: set[str] = set()

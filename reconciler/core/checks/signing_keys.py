@@ -9,7 +9,12 @@ def check_signing_keys(world: World) -> Findings:
     """No version may be retired beyond the one that is to sign."""
     for environment in world.environments.values():
         keys = environment.spec.signing_keys
-        for name, key in (("tasks", keys.tasks), ("artifacts", keys.artifacts)):
+        named = (
+            ("tasks", keys.tasks),
+            ("artifacts", keys.artifacts),
+            ("registry_tokens", keys.registry_tokens),
+        )
+        for name, key in named:
             if key is None or key.min_version is None or key.min_version <= key.version:
                 continue
             yield finding(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from reconciler.core.checks import (
+    artifacts,
+    blobs,
     capacity,
     catalog,
     graph,
@@ -25,6 +27,7 @@ from reconciler.core.checks import (
     secret_files,
     signing_keys,
     terms,
+    trust,
 )
 from reconciler.core.names import ObjectRef
 from reconciler.core.world import Finding, Findings, World
@@ -57,6 +60,7 @@ WORLD_CHECKS: tuple[WorldCheck, ...] = (
     # Those of an instance are looked up with its setting; see `core.resolve`.
     *(_of_references(kind) for kind in references.REFERENCES if kind != "AppInstance"),
     WorldCheck("platform", platform.check_platform, platform.READS),
+    WorldCheck("channels", trust.check_channels, trust.READS),
     WorldCheck("terms", terms.check_terms, alone=True),
     WorldCheck("signing keys", signing_keys.check_signing_keys, alone=True),
     WorldCheck("versions", packages.check_versions, frozenset(("AppVersion", "PlatformRelease"))),
@@ -66,6 +70,8 @@ WORLD_CHECKS: tuple[WorldCheck, ...] = (
     WorldCheck("roles of members", members.check_roles, alone=True),
     WorldCheck("addresses of nodes", members.check_addresses, frozenset(("Node",))),
     WorldCheck("secrets", secret_files.check_secrets, alone=True),
+    WorldCheck("blobs", blobs.check_blobs, alone=True),
+    WorldCheck("artifacts", artifacts.check_artifacts, artifacts.READS),
     WorldCheck("promoted images", catalog.check_promoted_images, _CATALOG),
     WorldCheck("GPUs of leases", capacity.check_lease_gpus, _LEASES),
     WorldCheck("GPUs leased once", capacity.check_gpu_leased_once, _LEASES),
