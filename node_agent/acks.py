@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from node_agent.tasks import Accepted, Verdict, acknowledgement
-from node_agent.wire import TaskAck
+from node_agent.wire import PullBlobTask, TaskAck
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Acks:
         if ack is None:
             return False
         owed = _Owed(ack)
-        if isinstance(verdict, Accepted):
+        if isinstance(verdict, Accepted) and not isinstance(verdict.task, PullBlobTask):
             owed = _Owed(ack, verdict.task.instance, verdict.task.seq)
         with self._lock:
             self._owed[ack.task_id] = owed

@@ -235,6 +235,10 @@ def _learn_failure(
     if isinstance(step, Create) and outcome.reason is FailureReason.IMAGE_NOT_FOUND:
         # It was pulled, and somebody cleared it away since.
         return replace(after, pulled="", fault=fault)
+    if isinstance(step, Create | Start) and outcome.reason is FailureReason.BLOB_UNAVAILABLE:
+        # It was there, and somebody changed it since: what may take long is the next pull's to do.
+        recreate = after.recreate or isinstance(step, Start)
+        return replace(after, pulled="", recreate=recreate, fault=fault)
     final = isinstance(step, Pull | Create | Start) and not outcome.transient
     if isinstance(step, Pull) and outcome.reason is FailureReason.IMAGE_PULL_FAILED:
         spent_ms = now_ms - progress.attempt_since_ms
@@ -260,6 +264,6 @@ def _spread_ms(delay_ms: int, reason: FailureReason, instance: str) -> int:
     """Between half of it and all of it, by the instance's name: what waits for the same service
     does not ask it all at once.
     """
-    if reason is not FailureReason.SECRET_UNAVAILABLE:
+    if reason not in {FailureReason.SECRET_UNAVAILABLE, FailureReason.BLOB_UNAVAILABLE}:
         return delay_ms
     return delay_ms * (50 + crc32(instance.encode()) % 51) // 100

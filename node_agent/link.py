@@ -17,7 +17,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import ValidationError
 
+from node_agent.artifact_wire import (
+    BLOB_REQUEST_TYPE,
+    PULL_TOKEN_REQUEST_TYPE,
+    BlobRequest,
+    PullToken,
+    PullTokenRequest,
+)
 from node_agent.certificate import (
     CertificateRefused,
     pinned,
@@ -63,6 +70,8 @@ from node_agent.wire import (
 )
 
 REQUEST_TIMEOUT_S = 10.0
+STREAM_TIMEOUT_S = 30.0
+"""Between two pieces of an answer: as a whole it may take as long as it takes."""
 SECRETS_TIMEOUT_S = 5.0
 WORDS_MAX = 300
 TLS_REFUSED = "tls_refused"
@@ -188,6 +197,25 @@ class Link:
         """The envelope that came back, not yet believed. Several threads may ask at once."""
         sealed = self._key.seal(request.canonical(), SECRETS_REQUEST_TYPE)
         return self._post("/v1/agent/secrets", sealed, SECRETS_TIMEOUT_S)
+
+    def pull_token(self, request: PullTokenRequest) -> PullToken:
+        """Several threads may ask at once."""
+        sealed = self._key.seal(request.canonical(), PULL_TOKEN_REQUEST_TYPE)
+        answer = self._post("/v1/agent/pull-token", sealed, SECRETS_TIMEOUT_S)
+        try:
+            return PullToken.model_validate_json(answer)
+        except ValidationError:
+            message = "the answer to a request for a pull token is not one"
+            raise Away("answer_malformed", message) from None
+
+    @contextlib.contextmanager
+    def blob(self, request: BlobRequest) -> Iterator[httpx.Response]:
+        """The head of whatever the answer is; its body is not read yet (see `pieces_of`)."""
+        sealed = self._key.seal(request.canonical(), BLOB_REQUEST_TYPE)
+        with self._connections() as connections:
+            client = connections.client
+            with streamed(client, "POST", "/v1/agent/blob", content=sealed) as answer:
+                yield answer
 
     def certificate(self, request: CertificateRequest) -> CertificateReply:
         """What the control plane made of it, not yet looked at."""
@@ -350,6 +378,55 @@ def _exchange(
     if answer.status_code >= 500:
         raise Away(code, message)
     raise refused(code, message)
+
+
+@contextlib.contextmanager
+def streamed(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    *,
+    content: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    own: bool = True,
+) -> Iterator[httpx.Response]:
+    """An answer whose body is not read yet. Raises Away. `own`: of the control plane, by the name
+    in its certificate.
+    """
+    try:
+        request = client.build_request(
+            method,
+            url,
+            content=content,
+            headers={"Accept-Encoding": "identity", **(headers or {})},
+            timeout=STREAM_TIMEOUT_S,
+            extensions={"sni_hostname": SERVER_NAME} if own else {},
+        )
+        answer = client.send(request, stream=True)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, ValueError) as error:
+        raise _away(error) from None
+    try:
+        yield answer
+    finally:
+        answer.close()
+
+
+def pieces_of(answer: httpx.Response) -> Iterator[bytes]:
+    """The body, as it comes. Raises Away for what goes wrong with it, and for nothing else."""
+    pieces = answer.iter_raw()
+    while True:
+        try:
+            piece = next(pieces, None)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            raise _away(error) from None
+        if piece is None:
+            return
+        yield piece
+
+
+def refusal_of(answer: httpx.Response) -> Away:
+    """What an answer that is an error says."""
+    return Away(*_error_words(_capped(answer), answer.status_code))
 
 
 def _away(error: Exception) -> Away:

@@ -15,6 +15,7 @@ from typing import NoReturn, TextIO
 import click
 import structlog
 
+from node_agent.blob_files import BLOBS_FOLDER
 from node_agent.disk import StateUnusable
 from node_agent.engines.base import Engine
 from node_agent.engines.docker import DockerEngine
@@ -30,6 +31,7 @@ from node_agent.wire import key_id
 EXIT_ERROR, EXIT_NOT_JOINED, EXIT_JOIN_REFUSED = 1, 3, 4
 EXIT_LOCKED, EXIT_CORRUPT, EXIT_AWAY = 5, 6, 7
 STOP_S = 1.0
+GIB = 1024**3
 
 _EPILOG = """\b
 Examples:
@@ -143,6 +145,11 @@ def join_command(state_dir: Path, token: str | None, token_file: TextIO | None,
     "[default: /run/gpuaas/<node>, or else /dev/shm/gpuaas-<node>]",
 )
 @click.option(
+    "--blob-quota-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How much of the disk the cache of blobs may take. [default: half of it]",
+)
+@click.option(
     "--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True
 )
 @click.option("--verbose", is_flag=True, help="Log every step.")
@@ -152,6 +159,7 @@ def run_command(
     docker_host: str | None,
     engine_names: tuple[str, ...],
     secrets_dir: Path | None,
+    blob_quota_gib: float | None,
     log_format: str,
     verbose: bool,
 ) -> None:
@@ -180,7 +188,10 @@ def run_command(
         signal.signal(number, lambda *_: None)
     secret_files = SecretFiles.for_node(identity.node, secrets_dir)
     engines = make_engines(identity.node, state_dir, engine_names, docker_host, secret_files)
-    agent = Agent(store, engines, state_dir, secret_files=secret_files)
+    quota_bytes = None if blob_quota_gib is None else int(blob_quota_gib * GIB)
+    agent = Agent(
+        store, engines, state_dir, secret_files=secret_files, blob_quota_bytes=quota_bytes
+    )
     agent.start()
     structlog.get_logger().info("agent started", node=identity.node, server=identity.server)
     os.read(asked, 1)
@@ -207,6 +218,10 @@ def status_command(state_dir: Path, as_json: bool) -> None:
     for workload in report["workloads"]:
         reason = f"  {workload['reason']}: {workload['message']}" if workload["reason"] else ""
         click.echo(f"  {workload['instance']:<40} {workload['phase']}{reason}")
+    for blob in report.get("blobs", ()):
+        size = "" if blob["size_bytes"] is None else f" of {blob['size_bytes']}"
+        why = f"  {blob['error']}" if blob["error"] else ""
+        click.echo(f"  {blob['digest'][:26]:<40} {blob['state']}  {blob['bytes_done']}{size}{why}")
     for stray in report["strays"]:
         click.echo(f"  {stray['instance']:<40} stray ({stray['name']})")
 
@@ -220,10 +235,13 @@ def make_engines(
 ) -> Mapping[str, Engine]:
     """The engines by name; none of them is contacted yet."""
     engines: dict[str, Engine] = {}
+    blobs = state_dir / BLOBS_FOLDER
     if "docker" in names:
-        engines["docker"] = DockerEngine(node, docker_host, secrets=secrets)
+        engines["docker"] = DockerEngine(node, docker_host, secrets=secrets, blobs=blobs)
     if "process" in names:
-        engines["process"] = ProcessEngine(node, state_dir / "process", secrets=secrets)
+        engines["process"] = ProcessEngine(
+            node, state_dir / "process", secrets=secrets, blobs=blobs
+        )
     return engines
 
 

@@ -2,7 +2,8 @@
 
 Rules:
 - Several kinds of threads: one asks for tasks, one per instance converges, one reports, one keeps
-  the certificate good, one keeps SSH keys in place. They share the state store and little else.
+  the certificate good, one keeps SSH keys in place, one pulls blobs ahead. They share the state
+  store and little else.
 - The control plane being away changes nothing for what runs. Reports are state, not events, so what
   was missed meanwhile is in the next one.
 - Stopping the agent stops no workload, and neither does its node's being revoked.
@@ -11,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,11 @@ import structlog
 from node_agent.acks import Acks
 from node_agent.authorized_keys import AuthorizedKeys
 from node_agent.backoff import Backoff
+from node_agent.blob_keeper import BlobKeeper
 from node_agent.clock import SystemClock
-from node_agent.engines.base import Engine, EngineFailure
+from node_agent.engines.base import Engine
 from node_agent.inventory import take_inventory
+from node_agent.last_report import keep_report
 from node_agent.link import (
     CERTIFICATE_REQUIRED,
     NODE_REVOKED,
@@ -40,20 +42,29 @@ from node_agent.link import (
 from node_agent.looks import Looks
 from node_agent.node_config import ConfigKeeper, Converge
 from node_agent.ports import HostPorts
+from node_agent.pull_credentials import PullCredentials
 from node_agent.renewal import Renewal
 from node_agent.secret_files import SecretFiles
 from node_agent.secret_keeper import SecretKeeper
 from node_agent.sshd_check import SshdCheck
-from node_agent.state import InstanceState, StateStore
-from node_agent.status import is_progress, workload_report
+from node_agent.state import StateStore
+from node_agent.status import is_progress, tombstone
+from node_agent.strays import Strays
 from node_agent.tasks import Accepted, Refusal, Trust, Verdict, admit
-from node_agent.turns import REFRESH_MS, Turns
-from node_agent.wire import Inventory, Poll, PollReply, Report, Stray, WorkloadReport
+from node_agent.turns import Turns
+from node_agent.wire import (
+    AnyTask,
+    Inventory,
+    Poll,
+    PollReply,
+    PullBlobTask,
+    Report,
+    WorkloadReport,
+)
 from node_agent.worker import Worker
 
 ACK_WAIT_S = 2.0
 SSH_FILE = "ssh-users.json"
-STRAYS_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,10 @@ class Agent:
         pace: Pace | None = None,
         secret_files: SecretFiles | None = None,
         ssh_keys: Converge | None = None,
+        blob_quota_bytes: int | None = None,
     ) -> None:
         """`store` must have joined; `folder` is where it is; `ssh_keys` puts those of the node in
-        place. Starts nothing yet.
+        place; `blob_quota_bytes` as in `BlobCache`. Starts nothing yet.
         """
         identity = store.identity
         if identity is None:
@@ -103,6 +115,10 @@ class Agent:
         self._secrets_link = self._link()
         files = secret_files or SecretFiles.for_node(identity.node)
         self._secrets = SecretKeeper(files, self._secrets_link, store, self._clock)
+        self._credentials_for = PullCredentials(self._secrets_link, store, self._clock)
+        self._blobs = BlobKeeper(
+            folder, self._link(), store, self._clock, self._say_changed, blob_quota_bytes
+        )
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -118,11 +134,8 @@ class Agent:
         self._refusal = ""
         self._complete = False
         self._silent: dict[str, str] = {}
-        self._strays: tuple[Stray, ...] = ()
-        self._strays_known = False
-        self._strays_due = True
-        self._strays_changed = False
         self._looks = Looks()
+        self._strays = Strays(engines, self._looks)
         self._threads: list[threading.Thread] = []
 
     def _link(self) -> Link:
@@ -149,6 +162,7 @@ class Agent:
             "report": self._report_loop,
             "certificate": lambda: self._renewal.run(self._stop),
             "config": lambda: self._config.run(self._stop),
+            "blobs": lambda: self._blobs.run(self._stop),
         }
         threads = [
             threading.Thread(target=body, name=name, daemon=True) for name, body in loops.items()
@@ -174,6 +188,7 @@ class Agent:
         self._acks.release()
         self._renewal.wake()
         self._config.wake()
+        self._blobs.wake()
         with self._lock:
             workers = list(self._workers.values())
         for worker in workers:
@@ -185,6 +200,7 @@ class Agent:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._secrets_link.close()
+        self._blobs.close()
         self._renewal_link.close()
 
     # --- tasks ---
@@ -266,8 +282,7 @@ class Agent:
         verdict = admit(raw, self._trust(), now_ms)
         if isinstance(verdict, Accepted):
             task = verdict.task
-            self._store.accept(task, now_ms)
-            self._ensure_worker(task.instance)
+            self._accept(task, now_ms)
             self._log.info(
                 "task accepted", kind=task.kind, instance=task.instance, task_id=task.task_id,
                 correlation_id=task.correlation_id,
@@ -280,6 +295,13 @@ class Agent:
         if self._acks.owe(verdict):
             self._changed.set()
         return verdict
+
+    def _accept(self, task: AnyTask, now_ms: int) -> None:
+        if isinstance(task, PullBlobTask):
+            self._blobs.accept(task, now_ms)
+        else:
+            self._store.accept(task, now_ms)
+            self._ensure_worker(task.instance)
 
     def _trust(self) -> Trust:
         identity = self._store.identity or self._identity
@@ -308,7 +330,8 @@ class Agent:
                 return
             turns = Turns(
                 instance, self._store, self._engines, self._ports, self._clock,
-                self._changed.set, self._secrets, self._looks,
+                self._changed.set, self._secrets, self._looks, self._blobs.cache,
+                self._credentials_for.of,
             )  # fmt: skip
             worker = Worker(turns, self._clock, self._may_end)
             self._workers[instance] = worker
@@ -334,7 +357,7 @@ class Agent:
             # It was removed and proved; whatever appears now under its name has to go too.
             self._ensure_worker(instance, dirty=True)
             return
-        self._strays_due = self._strays_changed = True
+        self._strays.note_change()
         self._changed.set()
 
     # --- reports ---
@@ -358,7 +381,7 @@ class Agent:
                 self._tell_engines(inventory)
                 link.report(report)
                 self._acks.forget(report.acks)
-                self._keep_for_status(report)
+                keep_report(self._folder, report)
             except Away as away:
                 self._note_away("report failed", away)
                 self._stop.wait(backoff.next_s())
@@ -369,7 +392,7 @@ class Agent:
                 continue
             backoff.reset()
             if not self._changed.wait(self._pace.heartbeat_s):
-                self._strays_due = True
+                self._strays.note_time()
             elif not self._acks:
                 self._stop.wait(self._pace.debounce_s)
                 self._let_progress(report)
@@ -399,7 +422,7 @@ class Agent:
     def _report(self, inventory: Inventory) -> Report:
         workloads, reached, complete = self._workload_reports()
         acks = self._acks.ready(reached)
-        strays_known = self._look_for_strays()
+        strays_known = self._strays.look(self._store.instances(), self._clock.steady_ms())
         known = self._store.instances()
         now_ms = self._clock.now_ms()
         return Report(
@@ -412,10 +435,11 @@ class Agent:
             complete=complete and strays_known,
             inventory=inventory,
             workloads=workloads,
-            strays=tuple(stray for stray in self._strays if stray.instance not in known),
+            strays=self._strays.found(known),
             acks=acks,
             refusal=self._refusal,
             config=self._config.seen(),
+            blobs=self._blobs.seen(),
         )
 
     def _workload_reports(self) -> tuple[tuple[WorkloadReport, ...], Mapping[str, int], bool]:
@@ -432,37 +456,11 @@ class Agent:
                 reached[instance] = published.seq
                 complete = complete and published.seen
             elif state.proof is not None:
-                reports.append(_tombstone(state))
+                reports.append(tombstone(state.target, state.progress))
                 reached[instance] = state.seq
             elif state.accepted_at_ms < self._connected_at_ms or state.engines:
                 complete = False
         return tuple(reports), reached, complete
-
-    def _look_for_strays(self) -> bool:
-        if not self._strays_due:
-            return self._strays_known
-        self._strays_due = False
-        now_ms = self._clock.steady_ms()
-        # In case nothing told of a change, what the workers saw is new enough.
-        after_ms = now_ms if self._strays_changed else now_ms - REFRESH_MS
-        self._strays_changed = False
-        try:
-            looks = [
-                self._looks.newer_than(engine, after_ms, now_ms)
-                for _, engine in sorted(self._engines.items())
-            ]
-        except EngineFailure:
-            self._strays_due, self._strays_changed, self._strays_known = True, True, False
-            return False
-        known = self._store.instances()
-        self._strays = tuple(
-            Stray(name=unit.name, instance=unit.instance, spec_hash=unit.spec_hash or None)
-            for _, units in looks
-            for unit in units
-            if unit.instance not in known
-        )[:STRAYS_MAX]
-        self._strays_known = True
-        return True
 
     def _take_inventory(self) -> Inventory:
         engines = [engine for _, engine in sorted(self._engines.items())]
@@ -477,23 +475,9 @@ class Agent:
         for engine in sorted(before.keys() - self._silent.keys()):
             self._log.info("engine answers again", engine=engine)
 
-    def _keep_for_status(self, report: Report) -> None:
-        """For `gpuaas-agent status`. Losing it loses nothing, so it is not flushed."""
-        path = self._folder / "report.json"
-        temporary = path.with_suffix(".part")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(report.canonical())
-        temporary.replace(path)
-
 
 def agent_version() -> str:
     try:
         return version("gpuaas")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _tombstone(state: InstanceState) -> WorkloadReport:
-    report = workload_report(state.target, (), state.progress, None)
-    return report.model_copy(update={"since_ms": state.proof.checked_at_ms if state.proof else 0})

@@ -19,17 +19,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from node_agent.disk import Disk, FolderDisk, StateUnusable
 from node_agent.membership import NodeConfig
+from node_agent.state_pulls import PULLS_FILE, Pulls, parse_pulls, pulls_text, to_forget, with_pull
 from node_agent.steps import Absent, Fault, Present, Progress, Target
-from node_agent.tasks import ISSUED_AHEAD_MAX_MS, AnyTask
+from node_agent.tasks import ISSUED_AHEAD_MAX_MS
 from node_agent.wire import (
     ControlTask,
     FailureReason,
     LaunchTask,
     Proof,
+    PullBlobTask,
     RemoveTask,
     VerifierKey,
     Workload,
 )
+
+InstanceTask = LaunchTask | ControlTask | RemoveTask
 
 REMEMBERED_TASKS_MAX = 64
 REMOVED_KEPT_MAX = 1_000
@@ -164,7 +168,9 @@ class StateStore:
             self._moved_aside: list[str] = []
             self._identity = self._load_identity(now_ms)
             self._instances = self._load_instances(now_ms)
+            self._pulls = self._load_pulls(now_ms)
             self._executed = {t for s in self._instances.values() for t in s.task_ids}
+            self._executed |= {t for pull in self._pulls.values() for t in pull.task_ids}
             self._refuse_older_tasks(now_ms)
             self._report_seq = self._identity.report_seq_reserved if self._identity else 0
         except BaseException:
@@ -235,7 +241,8 @@ class StateStore:
     def last_seq(self) -> int:
         with self._lock:
             floor = self._identity.seq_floor if self._identity else 0
-            return max([floor, *(state.seq for state in self._instances.values())])
+            pulled = (pull.seq for pull in self._pulls.values())
+            return max([floor, *pulled, *(state.seq for state in self._instances.values())])
 
     def was_executed(self, task_id: str) -> bool:
         with self._lock:
@@ -249,7 +256,25 @@ class StateStore:
         with self._lock:
             return self._instances.get(instance)
 
-    def accept(self, task: AnyTask, now_ms: int) -> InstanceState:
+    def pulls(self) -> Pulls:
+        """What tasks asked to have in the cache of blobs, by digest."""
+        with self._lock:
+            return self._pulls
+
+    def accept_pull(self, task: PullBlobTask, now_ms: int) -> None:
+        """From now on its blob is wanted here. On disk before it returns."""
+        with self._lock:
+            after = with_pull(self._pulls, task, now_ms)
+            doomed = to_forget(after, now_ms)
+            kept = {digest: pull for digest, pull in after.items() if digest not in doomed}
+            if doomed and self._identity is not None:
+                self._update_identity(seq_floor=self.last_seq)
+            self._disk.write(PULLS_FILE, pulls_text(kept))
+            forgotten = {one for digest in doomed for one in after[digest].task_ids}
+            self._pulls = kept
+            self._executed = (self._executed | {task.task_id}) - forgotten
+
+    def accept(self, task: InstanceTask, now_ms: int) -> InstanceState:
         """Makes the task's target the one that counts. On disk before it returns."""
         with self._lock:
             state = _accepted(self._instances.get(task.instance), task, now_ms)
@@ -323,6 +348,14 @@ class StateStore:
                 found[state.instance] = state
         return found
 
+    def _load_pulls(self, now_ms: int) -> Pulls:
+        stored = self._disk.read(PULLS_FILE)
+        try:
+            return {} if stored is None else parse_pulls(stored)
+        except ValidationError:
+            self._moved_aside.append(self._disk.move_aside(PULLS_FILE, now_ms))
+            return {}
+
     def _refuse_older_tasks(self, now_ms: int) -> None:
         if self._moved_aside and self._identity is not None:
             self._update_identity(not_before_ms=now_ms + ISSUED_AHEAD_MAX_MS)
@@ -336,7 +369,7 @@ def _instance_file(instance: str) -> str:
     return f"instances/{hashlib.sha256(instance.encode()).hexdigest()[:32]}.json"
 
 
-def _accepted(before: InstanceState | None, task: AnyTask, now_ms: int) -> InstanceState:
+def _accepted(before: InstanceState | None, task: InstanceTask, now_ms: int) -> InstanceState:
     remembered = (before.task_ids if before else ())[-REMEMBERED_TASKS_MAX + 1 :]
     base = before or InstanceState(
         instance=task.instance, seq=0, task_ids=(), correlation_id="", accepted_at_ms=0,

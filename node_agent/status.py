@@ -57,6 +57,13 @@ def workload_report(
     )
 
 
+def tombstone(target: Present | Absent, progress: Progress) -> WorkloadReport:
+    """The report on what is proved gone, since when it is."""
+    report = workload_report(target, (), progress, None)
+    proof = progress.proof
+    return report.model_copy(update={"since_ms": proof.checked_at_ms if proof else 0})
+
+
 def is_progress(report: WorkloadReport) -> bool:
     """Whether it only says how far something got: what comes of it will be told."""
     return report.reason is None and report.phase in _UNDER_WAY

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from node_agent.envelope import EnvelopeRefused, unseal
 from node_agent.wire import (
     TASK_TYPE,
+    AnyTask,
     ControlTask,
     LaunchTask,
-    RemoveTask,
     TaskAck,
     VerifierKey,
     parse_task,
@@ -28,8 +28,6 @@ from node_agent.wire import (
 
 ISSUED_AHEAD_MAX_MS = 60_000
 """How far the control plane's clock may be ahead of ours."""
-
-AnyTask = LaunchTask | ControlTask | RemoveTask
 
 
 @dataclass(frozen=True)

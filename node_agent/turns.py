@@ -13,13 +13,22 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
 
+from node_agent.blobs import BlobProvider
 from node_agent.converge import next_step, on_trial, wanted_workload
 from node_agent.engines import packages
-from node_agent.engines.base import DISK_FULL_NUMBERS, Cancelled, Engine, EngineFailure
+from node_agent.engines.base import (
+    DISK_FULL_NUMBERS,
+    Cancelled,
+    Engine,
+    EngineFailure,
+    PullCredential,
+    no_credential,
+)
 from node_agent.learning import learn, renewed
 from node_agent.looks import Looks
 from node_agent.ports import HostPorts
@@ -128,7 +137,10 @@ class Turns:
         changed: Callable[[], None],
         secrets: Provider | None = None,
         looks: Looks | None = None,
+        blobs: BlobProvider | None = None,
+        credentials: Callable[[Workload], PullCredential] | None = None,
     ) -> None:
+        """`credentials`: what the registry of a workload's image is shown."""
         self.instance = instance
         self.dirty = True
         self._store = store
@@ -138,6 +150,8 @@ class Turns:
         self._changed = changed
         self._secrets = secrets
         self._looks = looks or Looks()
+        self._blobs = blobs
+        self._credentials = credentials
         self._log = structlog.get_logger().bind(instance=instance)
         self._units: tuple[Unit, ...] = ()
         self._looked_at_ms = 0
@@ -331,9 +345,13 @@ class Turns:
         if isinstance(step, Pull | Create | Start):
             # With the pull first of all: what runs is not stopped for one that can't start.
             self._provide(step.workload, called_off, starts=isinstance(step, Start))
+        if isinstance(step, Create | Start):
+            self._blobs_of(step.workload, None)
         match step:
             case Pull(workload):
-                self._engine(workload.engine).pull(workload.image, called_off)
+                ask = partial(self._credentials, workload) if self._credentials else no_credential
+                self._engine(workload.engine).pull(workload.image, called_off, ask)
+                self._blobs_of(workload, called_off)
             case Create(workload):
                 host_ports = self._ports.allocate(workload)
                 self._engine(workload.engine).create(workload, host_ports)
@@ -381,6 +399,17 @@ class Turns:
             message = "this agent keeps no secrets"
             raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
         self._secrets.provide(workload, called_off, starts=starts)
+
+    def _blobs_of(self, workload: Workload, called_off: threading.Event | None) -> None:
+        """Has them there, unless called off; without that, only looks whether they still are."""
+        if not workload.blobs:
+            return
+        if self._blobs is None:
+            raise EngineFailure(FailureReason.BLOB_UNAVAILABLE, "this agent keeps no blobs")
+        if called_off is None:
+            self._blobs.check(workload)
+        else:
+            self._blobs.provide(workload, called_off)
 
     def _catch_up(self, state: InstanceState, now_ms: int) -> None:
         """What started without all its secrets gets the rest while it runs."""

@@ -73,6 +73,7 @@ def workload_of(instance: Instance, engine: Engine) -> Workload | CannotRender:
             stop_grace_ms=instance.stop_grace_s * 1000,
             labels=_labels(instance),
             secrets=_secrets(instance.secrets),
+            blobs=instance.blobs,
             packages=_packages(instance),
         )
     except ValidationError as error:

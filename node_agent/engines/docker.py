@@ -14,17 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
+from node_agent.blob_files import blob_paths
 from node_agent.engines.base import (
+    Ask,
     Cancelled,
     EngineFacts,
     EngineFailure,
+    PullCredential,
     Residue,
+    no_credential,
     ownership_labels,
     unit_name,
 )
@@ -62,13 +67,15 @@ RECONNECT_S = 1.0
 EXEC_POLL_S = 0.02
 _CHUNKS_MAX = 16
 """Of 2 MiB each: more than any shell has."""
+_DENIED = ("denied", "unauthorized", "authentication required")
 _EVENTS = ["die", "destroy", "oom", "pause", "start", "unpause", "update"]
 
 
 class DockerEngine:
     """Docker at `host` (`unix://…`, or None for the usual place), on behalf of `node`.
 
-    `paths`: where this host shows its GPUs; `secrets`: where its workloads' secrets are.
+    `paths`: where this host shows its GPUs; `secrets`: where its workloads' secrets are; `blobs`:
+    the cache of blobs.
     """
 
     def __init__(
@@ -77,11 +84,13 @@ class DockerEngine:
         host: str | None = None,
         paths: HostPaths | None = None,
         secrets: SecretFiles | None = None,
+        blobs: Path | None = None,
     ) -> None:
         self._node = node
         self._host = host
         self._paths = paths
         self._secrets = secrets or SecretFiles.for_node(node)
+        self._blobs = blobs
         self._connected: docker.APIClient | None = None
         self._connecting = threading.Lock()
         self._network_lock = threading.Lock()
@@ -107,10 +116,10 @@ class DockerEngine:
             found = [self._unit(api, item) for item in listing]
         return tuple(unit for unit in found if unit is not None)
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
+    def pull(self, image: Image, cancelled: threading.Event, ask: Ask = no_credential, /) -> None:
         with self._api("pull") as api:
             if not _present(api, image):
-                _pull(api, image, cancelled)
+                _pull_with(api, image, cancelled, ask())
             described = api.inspect_image(image.reference)
         if image.reference not in (described.get("RepoDigests") or []):
             message = f"the pulled image does not carry {image.digest}"
@@ -120,6 +129,7 @@ class DockerEngine:
         instance = workload.instance
         gpus = self._gpus(workload)
         secrets = str(self._secrets.folder_of(workload)) if workload.secrets else ""
+        blobs = {name: str(path) for name, path in blob_paths(self._blobs, workload).items()}
         with self._api("create") as api, self._network_lock:
             self._ensure_network(api)
             described = api.inspect_image(workload.image.reference)
@@ -129,8 +139,9 @@ class DockerEngine:
                 raise EngineFailure(FailureReason.CREATE_REFUSED, message)
             volumes = {path: self._ensure_volume(api, instance, path) for path in image.volumes}
             request = create_request(
-                workload, self._node, self.network, host_ports, volumes, gpus, image, secrets
-            )
+                workload, self._node, self.network, host_ports, volumes, gpus, image, secrets,
+                blobs,
+            )  # fmt: skip
             request["Labels"][LABEL_ASKED] = record(request, described.get("Config") or {})
             made = api.create_container_from_config(
                 request, unit_name(instance, workload.spec_hash)
@@ -215,8 +226,7 @@ class DockerEngine:
         try:
             yield self._client()
         except APIError as error:
-            status = error.status_code or 500
-            raise failure_of(status, error.explanation or str(error), doing) from None
+            raise _failure(error, doing) from None
         except (DockerException, requests.RequestException, OSError) as error:
             message = f"Docker does not answer ({type(error).__name__})"
             raise EngineFailure(FailureReason.ENGINE_UNAVAILABLE, message, transient=True) from None
@@ -365,9 +375,33 @@ def _present(api: Any, image: Image) -> bool:
     return True
 
 
-def _pull(api: Any, image: Image, cancelled: threading.Event) -> None:
+def _pull_with(api: Any, image: Image, cancelled: threading.Event, shown: PullCredential) -> None:
+    """A pull that fails for want of a credential, or because a registry does not believe ours yet,
+    may work a little later, whatever Docker makes of it.
+    """
+    try:
+        _pull(api, image, cancelled, shown.token)
+    except (APIError, EngineFailure) as error:
+        said = error if isinstance(error, EngineFailure) else _failure(error, "pull")
+        if shown.missing:
+            why = f"; there was no credential for the registry: {shown.missing}"
+        elif shown.token and any(word in said.message.lower() for word in _DENIED):
+            why = "; it was shown a token of the control plane: gpuaas registry check"
+        else:
+            raise said from None
+        reason = FailureReason.IMAGE_PULL_FAILED
+        raise EngineFailure(reason, said.message + why, transient=True) from None
+
+
+def _failure(error: APIError, doing: str) -> EngineFailure:
+    return failure_of(error.status_code or 500, error.explanation or str(error), doing)
+
+
+def _pull(api: Any, image: Image, cancelled: threading.Event, token: str) -> None:
     repository = f"{image.registry}/{image.repository}"
-    progress = api.pull(repository, tag=image.digest, stream=True, decode=True)
+    # Docker sends it to that registry as it is, and asks nobody for another.
+    auth = {"registrytoken": token} if token else None
+    progress = api.pull(repository, tag=image.digest, stream=True, decode=True, auth_config=auth)
     try:
         for line in progress:
             if cancelled.is_set():

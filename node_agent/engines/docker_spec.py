@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from node_agent.artifact_wire import BLOBS_PATH
 from node_agent.engines import docker_drift, packages, secret_env
 from node_agent.engines.base import (
+    BLOBS_VARIABLE,
     LOOPBACK,
     SECRETS_VARIABLE,
     EngineFailure,
@@ -95,10 +97,12 @@ def create_request(
     gpus: GpuGrant = NO_GPUS,
     image: ImageConfig | None = None,
     secrets_folder: str = "",
+    blobs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. `volumes` maps paths in the image to volume names.
 
-    `secrets_folder` is where on the host the workload's secrets are.
+    `secrets_folder` is where on the host the workload's secrets are, `blobs` where each of its
+    blobs is, by name.
 
     Raises EngineFailure where packages or secrets can't be put in.
     """
@@ -121,7 +125,8 @@ def create_request(
                 {"Type": "volume", "Source": name, "Target": path}
                 for path, name in sorted(volumes.items())
             ]
-            + _secrets_mount(workload, secrets_folder),
+            + _secrets_mount(workload, secrets_folder)
+            + _blob_mounts(workload, blobs or {}),
             **USUAL,
             "LogConfig": {"Type": "json-file", "Config": dict(LOG_OPTIONS)},
             **_limits(workload.limits),
@@ -160,6 +165,8 @@ def needs_shell(workload: Workload) -> bool:
 def _environment(workload: Workload, gpus: GpuGrant, image: ImageConfig) -> dict[str, str]:
     """What the vendors' runtimes read is always set, against what manifest or image say."""
     told = {SECRETS_VARIABLE: SECRETS_PATH} if workload.secrets else {}
+    if workload.blobs:
+        told[BLOBS_VARIABLE] = BLOBS_PATH
     found = {**workload.env, **gpus.variables, **told}
     if workload.packages is None:
         return found
@@ -173,6 +180,19 @@ def _secrets_mount(workload: Workload, folder: str) -> list[dict[str, Any]]:
     if not workload.secrets:
         return []
     return [{"Type": "bind", "Source": folder, "Target": SECRETS_PATH, "ReadOnly": True}]
+
+
+def _blob_mounts(workload: Workload, paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each file by itself, so that of the cache nothing else is seen; where, the platform says."""
+    return [
+        {
+            "Type": "bind",
+            "Source": paths[blob.name],
+            "Target": f"{BLOBS_PATH}/{blob.name}",
+            "ReadOnly": True,
+        }
+        for blob in sorted(workload.blobs, key=lambda blob: blob.name)
+    ]
 
 
 def volume_name(node: str, instance: str, path: str) -> str:

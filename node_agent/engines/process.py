@@ -25,15 +25,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from node_agent.blob_files import blob_paths
 from node_agent.engines import packages, secret_env, shim
 from node_agent.engines.base import (
+    BLOBS_VARIABLE,
     DISK_FULL_NUMBERS,
     SECRETS_VARIABLE,
+    Ask,
     Cancelled,
     EngineFacts,
     EngineFailure,
     Residue,
     endpoints_of,
+    no_credential,
     unit_name,
 )
 from node_agent.engines.gpus import require
@@ -61,6 +65,7 @@ POLL_S = 0.01
 WATCH_S = 0.2
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TEMPORARY = ".tmp-"
+_BLOBS = "blobs"
 
 
 class ProcessEngine:
@@ -72,10 +77,12 @@ class ProcessEngine:
         folder: Path,
         paths: HostPaths | None = None,
         secrets: SecretFiles | None = None,
+        blobs: Path | None = None,
     ) -> None:
         self._node = node
         self._paths = paths
         self._secrets = secrets or SecretFiles.for_node(node)
+        self._blobs = blobs
         # Units are started from the root folder, where a relative path names something else.
         self._units = folder.absolute() / "units"
         self._units.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +107,7 @@ class ProcessEngine:
                 found.append(self._unit(folder, document))
         return tuple(found)
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
+    def pull(self, image: Image, cancelled: threading.Event, _ask: Ask = no_credential, /) -> None:
         if cancelled.is_set():
             raise Cancelled
         try:
@@ -123,6 +130,7 @@ class ProcessEngine:
             temporary.mkdir(mode=0o700)
             (temporary / "root").mkdir()
             command = _layout(workload.image).unpack(workload.image.digest, temporary / "root")
+            _link_blobs(blob_paths(self._blobs, workload), temporary / _BLOBS)
             document = self._document(workload, host_ports, self._units / name, command)
             document["argv"][0] = _resolved(document["argv"][0], temporary, self._units / name)
             if secret_env.wanted(workload):
@@ -240,7 +248,10 @@ class ProcessEngine:
             "endpoints": [e.model_dump() for e in endpoints_of(workload, host_ports)],
             "argv": argv,
             "root": root,
-            "env": {**_environment(workload, host_ports, folder, token), **self._told(workload)},
+            "env": {
+                **_environment(workload, host_ports, folder, token),
+                **self._told(workload, folder),
+            },
             "gpu_vendor": workload.limits.gpu_vendor if workload.limits.gpu_uuids else None,
             "gpu_uuids": workload.limits.gpu_uuids,
             "rlimits": rlimits(workload.limits),
@@ -248,11 +259,12 @@ class ProcessEngine:
             "token": token,
         }
 
-    def _told(self, workload: Workload) -> dict[str, str]:
-        """Where its secrets are: there is no mount to give the folder the name it should have."""
-        if not workload.secrets:
-            return {}
-        return {SECRETS_VARIABLE: str(self._secrets.folder_of(workload))}
+    def _told(self, workload: Workload, folder: Path) -> dict[str, str]:
+        """Where secrets and blobs are: no mount gives a folder the name it should have."""
+        told = {BLOBS_VARIABLE: str(folder / _BLOBS)} if workload.blobs else {}
+        if workload.secrets:
+            told[SECRETS_VARIABLE] = str(self._secrets.folder_of(workload))
+        return told
 
     def _taken_cores(self) -> Iterator[list[int]]:
         for folder in self._units.iterdir():
@@ -359,6 +371,14 @@ def _environment(
         into = str(folder / "packages")
         found.update(packages.variables(workload.packages, into, found))
     return found
+
+
+def _link_blobs(paths: Mapping[str, Path], folder: Path) -> None:
+    """Under the names that the workload knows them by; the cache keeps the content."""
+    if paths:
+        folder.mkdir()
+    for name, path in sorted(paths.items()):
+        (folder / name).symlink_to(path)
 
 
 def _resolved(word: str, temporary: Path, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from node_agent.wire import (
     Image,
     LaunchTask,
     Port,
+    PullBlobTask,
     Readiness,
     RemoveTask,
     VerifierKey,
@@ -26,7 +28,9 @@ NODE = "n1"
 INSTANCE = "acme/research/web"
 NOW_MS = 1_800_000_000_000
 DIGEST = "sha256:" + "a" * 64
-AnyTask = LaunchTask | ControlTask | RemoveTask
+AnyTask = LaunchTask | ControlTask | RemoveTask | PullBlobTask
+ARTIFACT = "Artifact/acme/research/web/1.0.0/weights"
+SOURCE = "artifact_store://projects/acme/research/artifacts/web/1.0.0/weights"
 
 
 def workload(**changes: Any) -> Workload:
@@ -81,6 +85,19 @@ def control(seq: int, run: bool, now_ms: int = NOW_MS, **changes: Any) -> Contro
 
 def remove(seq: int, now_ms: int = NOW_MS, **changes: Any) -> RemoveTask:
     return RemoveTask(**binding(seq, now_ms, **changes))
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def pull_blob(
+    seq: int, content: bytes = b"weights", now_ms: int = NOW_MS, **changes: Any
+) -> PullBlobTask:
+    """For the blob that `content` is."""
+    changes.setdefault("instance", ARTIFACT)
+    changes.setdefault("digest", digest_of(content))
+    return PullBlobTask(source=SOURCE, **binding(seq, now_ms, **changes))
 
 
 def sealed(task: AnyTask, key: AgentKey, payload_type: str = TASK_TYPE) -> bytes:

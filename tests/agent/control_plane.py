@@ -15,6 +15,7 @@ from typing import Any
 
 from cryptography import x509
 
+from node_agent.artifact_wire import BLOB_REQUEST_TYPE, BlobRequest
 from node_agent.envelope import unseal
 from node_agent.link import AgentKey
 from node_agent.membership import (
@@ -57,7 +58,9 @@ class ControlPlane:
     `faults` are reports that contradict themselves; a test ends with none. `secrets` are given to
     whoever asks, signed by `secrets_signer` after `secrets_twist` has had its way with them.
     Certificates are good for `certificate_ttl_s`, and none is given while `ca_away`. `revoked` says
-    so to everything. `config` goes to who has another, signed by `config_signer`.
+    so to everything. `config` goes to who has another, signed by `config_signer`. `blobs` are given
+    by digest as they are, right or wrong; after `blob_cut` bytes the connection breaks off; with
+    `blob_elsewhere` agents are sent there.
     """
 
     def __init__(self) -> None:
@@ -75,6 +78,10 @@ class ControlPlane:
         self.secrets_asked: list[tuple[str, ...]] = []
         self.secrets_signer = self.key
         self.secrets_twist: Callable[[Secrets], Secrets] = lambda answer: answer
+        self.blobs: dict[str, bytes] = {}
+        self.blobs_asked: list[BlobRequest] = []
+        self.blob_cut: int | None = None
+        self.blob_elsewhere = ""
         self.polls = 0
         self._agent: VerifierKey | None = None
         self._queue: dict[str, dict[str, Any]] = {}
@@ -188,6 +195,30 @@ class ControlPlane:
                 return self._answer_secrets(body)
         return 404, _error("not_found", path)
 
+    def answer_blob(self, body: bytes, peer: bytes | None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers, and as much of the content as is sent before it breaks off."""
+        if self.away or not self._is_agents(peer):
+            return 503, {}, _error("away", "down for maintenance")
+        assert self._agent is not None
+        payload, _ = unseal(body, BLOB_REQUEST_TYPE, [self._agent])
+        request = BlobRequest.model_validate_json(payload)
+        self.blobs_asked.append(request)
+        content, offset = self.blobs.get(request.digest), request.offset
+        if content is None:
+            return 404, {}, _error("no_such_blob", "it is not in the store")
+        if self.blob_elsewhere:
+            return 307, {"Location": self.blob_elsewhere}, b""
+        if offset > len(content):
+            return 416, {}, _error("wrong_offset", "the blob is shorter")
+        headers = {"Content-Length": str(len(content) - offset)}
+        ranged = f"bytes {offset}-{len(content) - 1}/{len(content)}"
+        if offset == len(content):
+            ranged = f"bytes */{len(content)}"
+        if offset:
+            headers["Content-Range"] = ranged
+        status = 206 if 0 < offset < len(content) else 200
+        return status, headers, content[offset:][: self.blob_cut]
+
     def _is_agents(self, peer: bytes | None) -> bool:
         if peer is None or self._agent is None:
             return False
@@ -292,14 +323,22 @@ def _handler_for(plane: ControlPlane) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             peer = self.connection.getpeercert(binary_form=True)
-            status, content = plane.answer(self.path, body, peer)
+            headers: dict[str, str] = {}
+            if self.path == "/v1/agent/blob":
+                status, headers, content = plane.answer_blob(body, peer)
+            else:
+                status, content = plane.answer(self.path, body, peer)
             try:
                 self.send_response(status)
                 if status != 204:
-                    self.send_header("Content-Length", str(len(content)))
+                    headers = {"Content-Length": str(len(content)), **headers}
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
                 self.wfile.flush()
+                if len(content) < int(headers.get("Content-Length", "0")):
+                    self.close_connection = True
             except OSError:
                 self.close_connection = True
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from node_agent.engines.base import Cancelled
+from node_agent.engines.base import Ask, Cancelled, no_credential
 from node_agent.engines.process import ProcessEngine
 from node_agent.link import AgentKey
 from node_agent.main import make_engines
@@ -245,12 +245,12 @@ class StuckEngine(FakeEngine):
     stuck = "sha256:" + "5" * 64
     called_off = threading.Event()
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
+    def pull(self, image: Image, cancelled: threading.Event, ask: Ask = no_credential, /) -> None:
         if image.digest == self.stuck:
             cancelled.wait()
             self.called_off.set()
             raise Cancelled
-        super().pull(image, cancelled)
+        super().pull(image, cancelled, ask)
 
 
 def test_a_hanging_pull_holds_up_nobody_and_gives_way_to_a_newer_task(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node_agent.wire import (
+    BlobFile,
     ExecProbe,
     HttpProbe,
     Image,
@@ -65,13 +66,19 @@ WORKLOADS = st.builds(
     secrets=st.lists(
         st.builds(SecretFile, name=st.just("token"), source=TEXT, env=TEXT), max_size=2
     ).map(tuple),
+    blobs=st.lists(
+        st.builds(
+            BlobFile, name=st.just("weights"), source=TEXT, digest=st.just("sha256:" + "0" * 64)
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 
 
 def by_model_dump(workload: Workload) -> str:
     """How it was worked out when the first fleets were launched."""
     document = workload.model_dump(mode="json")
-    for field in ("packages", "secrets"):
+    for field in ("packages", "secrets", "blobs"):
         if not document[field]:
             del document[field]
     for port in document["ports"]:
