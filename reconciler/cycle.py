@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler import execute, record
+from reconciler.artifacts.looking import keep, looked_now
 from reconciler.core.accept import (
     AcceptedState,
     AcceptMemo,
@@ -24,29 +25,36 @@ from reconciler.core.health import HealthLimits, HealthSeen, healths
 from reconciler.core.names import InstanceKey, Revision
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Finding, Plan, moves
+from reconciler.core.plan.blobs import finished_pulls
 from reconciler.core.plan.compute import compute_plan
 from reconciler.core.plan.keys import unbelievable
 from reconciler.core.plan.settling import with_unsettled
 from reconciler.core.plan.stuck import with_stuck
 from reconciler.core.problems import Problem
-from reconciler.core.records import Accepted, Event, InstanceRecord, Intent, PassSummary
+from reconciler.core.promotion_steps import COMMITS_MAX
+from reconciler.core.records import Accepted, Event, InstanceRecord, Intent, PassSummary, StepBack
 from reconciler.core.schema import SchemaSet
 from reconciler.core.settle import Settled, finished_intents, settle_all
 from reconciler.core.source import Snapshot
 from reconciler.core.ssh_access import Doubt
 from reconciler.core.status import with_conditions
+from reconciler.core.step_back import NOTHING_DECIDED, Decided, StepMemo, decided, due, stepped_back
+from reconciler.core.steps_taken import Bounds, CommitsSince, uses_of
+from reconciler.core.trust.standing import standings
 from reconciler.core.validate import ValidateMemo, located, validate
 from reconciler.custody.away import is_away, wrong_custody
 from reconciler.custody.ssh_keys import SshKept, SshMemo, keep_ssh_keys
 from reconciler.errors import GpuaasError
 from reconciler.forget import forget_secrets
-from reconciler.observe import ReportMemo, see_nodes, with_keys, with_supplies
+from reconciler.observe import ReportMemo, see_nodes, with_keys, with_supplies, with_trust
 from reconciler.ports import Ports
 from reconciler.settings import Settings
 from reconciler.watch import Watch
 from renderers import render
 
 Records = Mapping[InstanceKey, InstanceRecord]
+StepBacks = Mapping[str, StepBack]
+_NONE_BACK: StepBacks = {}
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class LoadMemo:
     accepted: AcceptMemo = field(default_factory=AcceptMemo)
     reports: ReportMemo = field(default_factory=ReportMemo)
     ssh: SshMemo = field(default_factory=SshMemo)
+    stepped: StepMemo = field(default_factory=StepMemo)
 
 
 def load(
@@ -100,7 +109,18 @@ def load(
     """
     store = ports.store
     last, records = store.accepted(), store.records()
-    state = load_from(snapshot, schemas, last, records, settings, memo, walked)
+    state = load_from(
+        snapshot,
+        schemas,
+        last,
+        records,
+        settings,
+        memo,
+        walked,
+        commits_since=lambda since: ports.source.commits_since(
+            since, snapshot.revision, COMMITS_MAX
+        ),
+    )
     if walked is None:
         return state
     if state.accepted is last:
@@ -137,10 +157,12 @@ def load_from(
     walked: Walked | None = None,
     *,
     storing: bool = True,
+    commits_since: CommitsSince | None = None,
 ) -> AcceptedState:
     """The same on what was accepted and remembered at some time; `storing` as in `accept`.
 
-    Without `walked` the changes that were refused at that time stay refused.
+    Without `walked` the changes that were refused at that time stay refused. `commits_since` as in
+    `core.steps_taken`.
     """
     memo = memo or LoadMemo()
     candidate = validate(snapshot, schemas, settings.parse_limits, memo.validated)
@@ -148,7 +170,8 @@ def load_from(
         walked = Walked(candidate.revision, refused=last.refused)
     if walked is not None:
         candidate = under_authority(candidate, walked, last)
-    state = _accepted(candidate, last, records, settings, memo, storing=storing)
+    bounds = Bounds(uses_of(records), commits_since)
+    state = _accepted(candidate, last, records, settings, memo, storing=storing, bounds=bounds)
     problems = located(state.problems, snapshot, settings.parse_limits)
     return replace(state, problems=problems)
 
@@ -161,6 +184,7 @@ def _accepted(
     memo: LoadMemo,
     *,
     storing: bool,
+    bounds: Bounds | None = None,
 ) -> AcceptedState:
     return accept(
         candidate,
@@ -170,6 +194,7 @@ def _accepted(
         moves.holding(candidate.objects.values(), records),
         memo.accepted,
         storing=storing,
+        bounds=bounds,
     )
 
 
@@ -183,6 +208,7 @@ class _View:
     closed: tuple[InstanceKey, ...]
     intents: Sequence[Intent]
     plan: Plan
+    canaries: Decided = NOTHING_DECIDED
 
 
 def preview(
@@ -205,12 +231,13 @@ def plan_from(
     intents: Sequence[Intent],
     now_ms: int,
     approved: frozenset[str] = frozenset(),
+    step_backs: StepBacks = _NONE_BACK,
 ) -> tuple[Plan, Desired]:
     """The plan for what was seen at some time, without asking anything of anybody.
 
     `observed` may be under the nodes' names or ours; `intents` are those that were open then.
     """
-    desired, seen = wanted(state, observed, records)
+    desired, seen = wanted(state, observed, records, step_backs)
     return plan_of(desired, seen, records, intents, now_ms, approved), desired
 
 
@@ -251,6 +278,7 @@ def reconcile(
     view = _look(state, ports, settings, now_ms, approved, manual, memo, watch)
     desired, settled = view.desired, view.settled
     with watch.phase("write"):
+        keep(ports.store, looked_now(view.observed.trust, now_ms))
         settled, outcome = _carried_out(state, view, ports, settings, now_ms, holder)
         ssh = _ssh_keys(state, view, outcome, ports, now_ms, memo)
     with watch.phase("plan"):
@@ -261,7 +289,8 @@ def reconcile(
         plan = with_stuck(plan, found, desired, now_ms)
         told = [*ssh.findings, *(one for one in told if one.code != _code(outcome.error))]
         plan = replace(plan, findings=(*plan.findings, *told)) if told else plan
-        after: Records = with_conditions(outcome.records, desired, found, plan, now_ms)
+        trust = standings(desired, view.observed, outcome.records, now_ms)
+        after: Records = with_conditions(outcome.records, desired, found, plan, now_ms, trust)
         seen_ms = now_ms if watch.revision_seen_ms is None else watch.revision_seen_ms
         after, arrivals = followed(after, plan.actions, desired, seen_ms, now_ms)
     problems = (*state.problems, *_unfetched(fetch_error))
@@ -271,12 +300,14 @@ def reconcile(
     begun = [action for action in view.plan.ready if isinstance(action, Move)]
     audit = (*instance_entries(outcome.intents, after, state.accepted, now_ms, begun), *ssh.audit)
     with watch.phase("write"):
-        record.write(ports, after, settled, outcome, view.closed, summary, audit, holder)
+        record.write(
+            ports, after, settled, outcome, view.closed, summary, audit, holder, view.canaries
+        )
     return Pass(
         plan,
         view.observed,
         summary,
-        (*settled.events, *outcome.events),
+        (*settled.events, *view.canaries.events, *outcome.events),
         outcome.nodes | (view.observed.nodes.keys() if outcome.keys else set()),
         arrivals,
         _restarts(settled),
@@ -314,9 +345,7 @@ def _ssh_keys(
     known, seen = memo.ssh if memo is not None else None, view.observed
     unsure = bool(state.rejected) or state.environment is None
     doubt = Doubt(state.problems, state.unread, unsure)
-    return keep_ssh_keys(
-        ports.secrets, state.accepted, outcome.records, seen, now_ms, known, doubt
-    )
+    return keep_ssh_keys(ports.secrets, state.accepted, outcome.records, seen, now_ms, known, doubt)
 
 
 def _code(error: GpuaasError | None) -> str:
@@ -344,15 +373,28 @@ def _look(
     """Observes, settles in memory and plans: the same for `plan` and for a pass."""
     watch = watch or Watch()
     with watch.phase("observe"):
-        records = ports.store.records()
+        records, known = ports.store.records(), ports.store.step_backs()
         reports = see_nodes(ports, settings, now_ms, memo.reports if memo else None)
-        desired, seen = wanted(state, reports, records)
-        observed = with_keys(ports.secrets, desired, with_supplies(ports, desired, seen))
         asked = ports.store.open_intents(now_ms)
-    if manual:
-        desired = replace(desired, guards=replace(desired.guards, manual=True))
-    with watch.phase("plan"):
-        return _decided(desired, observed, records, asked, now_ms, approved)
+
+    def planned(step_backs: StepBacks) -> _View:
+        with watch.phase("observe"):
+            desired, seen = wanted(state, reports, records, step_backs, memo)
+            seen = with_supplies(ports, desired, seen)
+            asking, recheck_s = (ports.store, ports.registry), settings.trust_recheck_s
+            seen = with_trust(*asking, desired, seen, records, now_ms, recheck_s)
+            observed = with_keys(ports.secrets, desired, seen)
+        if manual:
+            desired = replace(desired, guards=replace(desired.guards, manual=True))
+        with watch.phase("plan"):
+            return _decided(desired, observed, records, asked, now_ms, approved)
+
+    view = planned(known)
+    new = due(state, view.settled.records, known, now_ms)
+    if new:
+        # What is about to go back is not launched anywhere before it does.
+        view = planned({**known, **{one.promotion: one for one in new}})
+    return replace(view, canaries=decided(state, view.settled.records, known, new, now_ms))
 
 
 def _healths(
@@ -375,8 +417,15 @@ def _restarts(settled: Settled) -> int:
     return sum(max(0, r.restarts - before[r.key].restarts) for r in changed if r.key in before)
 
 
-def wanted(state: AcceptedState, observed: Observed, records: Records) -> tuple[Desired, Observed]:
+def wanted(
+    state: AcceptedState,
+    observed: Observed,
+    records: Records,
+    step_backs: StepBacks = _NONE_BACK,
+    memo: LoadMemo | None = None,
+) -> tuple[Desired, Observed]:
     """What is wanted, under the names that nodes know, and what they report, under ours."""
+    state = stepped_back(state, step_backs, records, memo.stepped if memo else None)
     names = moves.runtime_names(state.instances, records, observed.nodes)
     seen = moves.under_our_names(observed, state.instances, records, names)
     return to_desired(state, render, names), seen
@@ -392,7 +441,8 @@ def _decided(
 ) -> _View:
     settled = settle_all(desired, observed, records, now_ms, asked)
     closed = finished_intents(settled.records, asked, desired, observed)
-    closed = tuple(sorted({*closed, *unbelievable(observed, asked)}))
+    pulled = finished_pulls(desired.prefetch, observed, asked, now_ms)
+    closed = tuple(sorted({*closed, *pulled, *unbelievable(observed, asked)}))
     intents = [intent for intent in asked if intent.instance not in closed]
     plan = compute_plan(desired, observed, settled.records, intents, now_ms, approved)
     return _View(desired, observed, settled, closed, intents, plan)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from node_agent.wire import TASK_TYPE, ControlTask, LaunchTask, RemoveTask
+from node_agent.wire import TASK_TYPE, AnyTask, ControlTask, LaunchTask, PullBlobTask, RemoveTask
 from reconciler.core import lifecycle
 from reconciler.core.actions import (
     Action,
+    BlobAction,
     Control,
     KeyAction,
     Launch,
@@ -23,10 +24,12 @@ from reconciler.core.actions import (
     Remove,
     Replace,
     action_id,
+    blob_action_id,
+    blob_subject,
     subject_of,
 )
 from reconciler.core.desired import Desired
-from reconciler.core.names import InstanceKey
+from reconciler.core.names import ActionId, InstanceKey, content_hash
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Finding, Plan
 from reconciler.core.records import Event, InstanceRecord, Intent, node_name
@@ -35,7 +38,6 @@ from reconciler.errors import GpuaasError
 from reconciler.ports import Ports, SecretStore
 from reconciler.settings import Settings
 
-Task = LaunchTask | ControlTask | RemoveTask
 Handed = Launch | Replace | Control | Remove
 Records = Mapping[InstanceKey, InstanceRecord]
 
@@ -112,6 +114,7 @@ def _drawn_up(
         elif action.held is None:
             task = make_task(action, record, sequence.next(action.node), signer)
             intents.append(signer.intent(action, task))
+    intents += [signer.pull_intent(pull, sequence.next(pull.node)) for pull in plan.ready_blobs]
     for key in moved - {action.instance for action in plan.actions}:
         del after[key]
     return Outcome(after, tuple(intents), tuple(events))
@@ -170,14 +173,37 @@ class TaskSigner:
     def _key(self) -> TaskKey:
         return TaskKey.of(self._secrets, self._nodes)
 
-    def intent(self, action: Action, task: Task) -> Intent:
-        envelope = self._key.seal(task.canonical(), TASK_TYPE)
+    def intent(self, action: Action, task: AnyTask) -> Intent:
         target = task.workload.spec_hash if isinstance(task, LaunchTask) else ""
-        return Intent(
-            action_id=action_id(action),
-            kind=action.kind,
-            instance=action.instance,
+        return self._journalled(action_id(action), action.kind, action.instance, task, target)
+
+    def pull_intent(self, action: BlobAction, seq: int) -> Intent:
+        """With a task that is another one each time it is asked for: the node keeps no blob for
+        ever. Its target is the digest.
+        """
+        key, subject = blob_action_id(action), blob_subject(action.node, action.digest)
+        task = PullBlobTask(
+            task_id=content_hash(key, seq)[:32],
             node=action.node,
+            seq=seq,
+            issued_at_ms=self.issued_at_ms,
+            expires_at_ms=self.expires_at_ms,
+            instance=action.artifact,
+            correlation_id=content_hash(action.kind, subject, seq)[:32],
+            source=action.source,
+            digest=action.digest,
+        )
+        return self._journalled(key, action.kind, subject, task, action.digest)
+
+    def _journalled(
+        self, action: ActionId, kind: str, instance: InstanceKey, task: AnyTask, target: str
+    ) -> Intent:
+        envelope = self._key.seal(task.canonical(), TASK_TYPE)
+        return Intent(
+            action_id=action,
+            kind=kind,
+            instance=instance,
+            node=task.node,
             task_id=task.task_id,
             seq=task.seq,
             correlation_id=task.correlation_id,
@@ -188,7 +214,7 @@ class TaskSigner:
         )
 
 
-def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSigner) -> Task:
+def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSigner) -> AnyTask:
     """The typed task that carries an action out. Its id is the action's: the same after a retry."""
     common = {
         "task_id": action_id(action),

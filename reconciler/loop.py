@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from reconciler.artifacts.recheck import Recheck
 from reconciler.collector import without_collector
 from reconciler.core.accept import AcceptedState
 from reconciler.core.audit import entries_of
@@ -35,6 +36,7 @@ from reconciler.cycle import LoadMemo, Pass, load, load_last, reconcile
 from reconciler.errors import GpuaasError, Refused, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes, Ports
 from reconciler.settings import Settings
+from reconciler.wakeups import Later, Wakeups, in_a_while
 from reconciler.watch import Watch
 
 FETCHES = frozenset({"start", "poll", "webhook", "request", "retry"})
@@ -88,39 +90,6 @@ def _names_plan(reason: str) -> bool:
 
 Walk = Callable[[Revision, Accepted], Walked]
 """What the commits after those accepted come to, up to a head; see `gate`."""
-
-Later = Callable[[float, Callable[[], None]], Callable[[], None]]
-"""Does something once, so many seconds from now; returns how to call that off."""
-
-
-def in_a_while(after_s: float, job: Callable[[], None]) -> Callable[[], None]:
-    """`Later` with a thread of its own, which keeps no process from ending."""
-    timer = threading.Timer(after_s, job)
-    timer.daemon = True
-    timer.start()
-    return timer.cancel
-
-
-class Wakeups:
-    """Reasons for a pass, collected until somebody takes them."""
-
-    def __init__(self) -> None:
-        self._reasons: set[str] = set()
-        self._changed = threading.Condition()
-
-    def add(self, reason: str) -> None:
-        with self._changed:
-            self._reasons.add(reason)
-            self._changed.notify_all()
-
-    def take(self, timeout_s: float) -> frozenset[str]:
-        """Waits for a reason for up to `timeout_s` seconds; returns and clears all there are."""
-        with self._changed:
-            if not self._reasons:
-                self._changed.wait(timeout_s)
-            taken = frozenset(self._reasons)
-            self._reasons.clear()
-            return taken
 
 
 @dataclass
@@ -189,6 +158,7 @@ class Loop:
         self._walk = walk
         self._custody = custody
         self._chance = chance
+        self._recheck = Recheck(ports, settings)
         self._presence = Presence(begin, int(settings.resync_interval_s * 1000))
         self._call_off: Callable[[], None] | None = None
         self._call_off_retry: Callable[[], None] = lambda: None
@@ -313,7 +283,7 @@ class Loop:
             if memory.state is not None:
                 return memory.state
             head = self._head_or(error)
-        if memory.state is None or memory.head != head:
+        if memory.state is None or memory.head != head or memory.state.retiring:
             memory.seen = (head, self._seen_ms(head))
             with watch.phase("load"):
                 memory.state, is_read = self._load(head)
@@ -450,6 +420,7 @@ class Loop:
         every(settings.resync_interval_s, lambda: self.wakeups.add("resync"))
         every(settings.wakeup_interval_s, self.take_requests)
         every(settings.lease_ttl_s / 3, self.renew)
+        every(self._recheck.every_s, self.check_evidence)
         if self._custody is not None:
             every(settings.vault_check_interval_s, self.check_custody)
             # Soon, but when it is clear who leads.
@@ -470,6 +441,17 @@ class Loop:
             log.warning("custody_unchecked", code=error.code, message=error.message)
         if self._custody.findings() != before:
             self.wakeups.add("custody")
+
+    def check_evidence(self) -> None:
+        """Looks again at signatures whose turn it is; what changed has its pass at once."""
+        state = self._memory.state
+        if state is None or not self._memory.leading:
+            return
+        try:
+            if self._recheck.round(state, self._ports.clock.now_ms()):
+                self.wakeups.add("evidence")
+        except GpuaasError as error:
+            log.warning("evidence_unchecked", code=error.code, message=error.message)
 
     def take_requests(self) -> None:
         """Takes up what other processes asked for."""

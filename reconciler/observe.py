@@ -1,5 +1,5 @@
-"""Asks the store for the nodes' reports, and the registry for artifacts and the secret store for
-secrets that a launch needs. What fails becomes Unknown.
+"""Asks the store for the nodes' reports, and the registry for artifacts and their signatures and
+the secret store for secrets that a launch needs. What fails becomes Unknown.
 
 Rule: a pass that finds nothing to launch asks the registry and the secret store nothing.
 """
@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
-from node_agent.wire import LAYOUT_PREFIX, Report
+from node_agent.wire import Report
+from reconciler.artifacts.endpoints import endpoint_for
+from reconciler.artifacts.looking import evidence_of, unexpected
 from reconciler.core.custody.referred import referred_by
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import ArtifactKey, InstanceKey
@@ -25,9 +27,10 @@ from reconciler.core.observed import (
     Seen,
     Unknown,
 )
-from reconciler.core.records import EnrolledNode
+from reconciler.core.records import EnrolledNode, InstanceRecord
+from reconciler.core.trust.standing import in_use
 from reconciler.errors import GpuaasError, Transient
-from reconciler.ports import TASK_KEY, Ports, Registry, RegistryEndpoint, SecretStore
+from reconciler.ports import TASK_KEY, Ports, Registry, RegistryEndpoint, SecretStore, Store
 from reconciler.settings import Settings
 
 _LOOKUPS_AT_ONCE = 8
@@ -35,7 +38,10 @@ _LOOKUPS_AT_ONCE = 8
 
 def observe(ports: Ports, settings: Settings, desired: Desired, now_ms: int) -> Observed:
     """One look at the world. Raises only when our own store does not answer."""
-    return with_supplies(ports, desired, see_nodes(ports, settings, now_ms))
+    seen = with_supplies(ports, desired, see_nodes(ports, settings, now_ms))
+    recheck_s = settings.trust_recheck_s
+    store = ports.store
+    return with_trust(store, ports.registry, desired, seen, store.records(), now_ms, recheck_s)
 
 
 @dataclass
@@ -73,6 +79,31 @@ def with_supplies(ports: Ports, desired: Desired, seen: Observed) -> Observed:
     )
 
 
+def with_trust(
+    store: Store,
+    registry: Registry,
+    desired: Desired,
+    seen: Observed,
+    records: Mapping[InstanceKey, InstanceRecord],
+    now_ms: int,
+    recheck_s: float,
+) -> Observed:
+    """The same with what is known of signatures, where any are asked for. What the registry has no
+    more, or can't be asked of, is not looked at either.
+    """
+    asked = in_use(desired, records)
+    if not asked:
+        return seen
+    there = {
+        key: endpoint
+        for key, endpoint in artifacts_to_launch(desired, seen).items()
+        if isinstance(one := seen.artifact(key), Known) and one.value.exists
+    }
+    recheck_ms = int(recheck_s * 1000)
+    found = evidence_of(store, registry, desired.trust, asked, there, now_ms, recheck_ms)
+    return replace(seen, trust=found)
+
+
 def with_keys(secrets: SecretStore, desired: Desired, seen: Observed) -> Observed:
     """The same with the signing keys that something is wanted of: on others nothing depends."""
     keys, key_ids = key_versions(secrets, desired.keys)
@@ -100,9 +131,7 @@ def key_versions(
 def artifacts_to_launch(desired: Desired, seen: Observed) -> Mapping[ArtifactKey, RegistryEndpoint]:
     """The artifacts that a plan may want to hand to a node, and where they should be."""
     return {
-        target.instance.artifact: endpoint_of(
-            target.instance.registry_endpoint, target.instance.registry_plain_http
-        )
+        target.instance.artifact: endpoint_for(target.instance)
         for target in desired.targets.values()
         if _to_launch(target, seen)
     }
@@ -156,6 +185,7 @@ def node_seen(
             strays=report.strays,
             refusal=report.refusal,
             config=report.config,
+            blobs=report.blobs,
             heard_for_ms=node.reported_at_ms - (node.heard_since_ms or node.reported_at_ms),
         )
     )
@@ -192,6 +222,8 @@ def _artifact(
         return Known(registry.look_up(endpoint, key))
     except GpuaasError as error:
         return Unknown(error.code, f"{endpoint.endpoint}: {error.message}")
+    except Exception as error:
+        return unexpected(key, error)
 
 
 def look_for(secrets: SecretStore, paths: Sequence[str]) -> Mapping[str, Seen[bool]]:
@@ -209,10 +241,3 @@ def look_for(secrets: SecretStore, paths: Sequence[str]) -> Mapping[str, Seen[bo
         except GpuaasError as error:
             found[path] = Unknown(error.code, error.message)
     return found
-
-
-def endpoint_of(endpoint: str, plain_http: bool) -> RegistryEndpoint:
-    """From what an Instance says: host:port, or `layout:` and a folder."""
-    if endpoint.startswith(LAYOUT_PREFIX):
-        return RegistryEndpoint(endpoint, layout_path=endpoint.removeprefix(LAYOUT_PREFIX))
-    return RegistryEndpoint(endpoint, plain_http)

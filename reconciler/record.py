@@ -17,6 +17,7 @@ from reconciler.core.plan.keys import NOT_ROTATED
 from reconciler.core.problems import Problem
 from reconciler.core.records import AuditEntry, InstanceRecord, PassResult, PassSummary
 from reconciler.core.settle import Settled
+from reconciler.core.step_back import NOTHING_DECIDED, Decided
 from reconciler.custody.away import is_away
 from reconciler.errors import GpuaasError
 from reconciler.execute import Outcome
@@ -34,6 +35,7 @@ def write(
     summary: PassSummary,
     audit: Sequence[AuditEntry] = (),
     holder: str = "",
+    canaries: Decided = NOTHING_DECIDED,
 ) -> None:
     """Stores what is different `after` the pass, and everything that goes with it."""
     before = settled.before
@@ -41,12 +43,14 @@ def write(
     ports.store.commit(
         Changes(
             records=[after[key] for key in sorted(after) if _differs(before.get(key), after[key])],
-            events=(*settled.events, *outcome.events),
+            events=(*settled.events, *canaries.events, *outcome.events),
             intents=outcome.intents,
             forgotten=forgotten,
             closed=(*closed, *(key for key in forgotten if key not in closed)),
             summary=summary,
-            audit=audit,
+            audit=(*audit, *canaries.audit),
+            step_backs=canaries.new,
+            steps_over=canaries.over,
             holder=holder,
         )
     )
@@ -69,8 +73,8 @@ def summary_of(
         revision=plan.revision,
         started_at_ms=started_at_ms,
         duration_ms=max(0, ended_at_ms - started_at_ms),
-        actions=len(plan.ready) + len(plan.ready_keys),
-        held=len(plan.held) + len(plan.keys) - len(plan.ready_keys),
+        actions=len(plan.ready) + len(plan.ready_keys) + len(plan.ready_blobs),
+        held=len(plan.holds),
         waiting=len(plan.waiting),
         blocked=blocked(plan),
         message=str(error) if error else "",
@@ -83,7 +87,7 @@ def summary_of(
 
 def blocked(plan: Plan) -> dict[str, int]:
     """Held actions and instances on their way, by code, sorted."""
-    held = (action.held.code for action in (*plan.held, *plan.keys) if action.held is not None)
+    held = (held.code for held in plan.holds)
     return dict(sorted(Counter([*held, *(item.code for item in plan.waiting)]).items()))
 
 
@@ -96,8 +100,7 @@ def result_of(plan: Plan, problems: Sequence[Problem], error: GpuaasError | None
     """
     if error is not None:
         return "waiting" if is_away(error) else "failed"
-    waits = (action.held for action in (*plan.held, *plan.keys))
-    held = {one.code for one in waits if one is not None} - {IGNORED, NOT_ROTATED}
-    if plan.ready or plan.ready_keys or plan.waiting or held - NEEDS_A_PERSON:
+    held = {one.code for one in plan.holds} - {IGNORED, NOT_ROTATED}
+    if plan.ready or plan.ready_keys or plan.ready_blobs or plan.waiting or held - NEEDS_A_PERSON:
         return "waiting"
     return "stalled" if plan.stalled or problems or held else "done"

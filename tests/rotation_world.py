@@ -159,7 +159,7 @@ def make_world(settings: Settings = SETTINGS) -> World:
     for path, content in files.items():
         if "/artifacts/" in path:
             digest = content.decode().partition("digest: ")[2].split()[0].strip('"')
-            registry.say(ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{digest}"))
+            registry.say(ArtifactKey.parse(f"gpuaas/apps/platform/catalog/hello@{digest}"))
     remote.push(files)
     ports = Ports(FakeStateSource(remote), registry, secrets, FakeCa(), store, clock)
     key = newest_verifier(secrets, TASK_KEY)

@@ -92,9 +92,10 @@ def world() -> World:
     return make_world()
 
 
-def make_world() -> World:
+def make_world(registry: FakeRegistry | None = None) -> World:
     """The example repo, a node that joined, and a registry with its images."""
-    remote, store, registry, clock = FakeRemote(), MemoryStore(), FakeRegistry(), FakeClock()
+    remote, store, clock = FakeRemote(), MemoryStore(), FakeClock()
+    registry = registry or FakeRegistry()
     secrets = FakeSecrets()
     ports = Ports(FakeStateSource(remote), registry, secrets, FakeCa(), store, clock)
     agent = FakeAgent("node-a", store, (newest_verifier(secrets, "tasks"),))
@@ -104,7 +105,7 @@ def make_world() -> World:
     for path, content in files.items():
         if "/artifacts/" in path:
             digest = content.decode().partition("digest: ")[2].split()[0].strip('"')
-            registry.say(ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{digest}"))
+            registry.say(ArtifactKey.parse(f"gpuaas/apps/platform/catalog/hello@{digest}"))
     remote.push(files)
     return World(ports, remote, store, registry, clock, agent, files)
 
@@ -216,7 +217,8 @@ def test_an_incomplete_report_holds_everything(world: World) -> None:
 
 
 def test_an_artifact_the_registry_lost_holds_the_launch(world: World) -> None:
-    world.registry.delete(ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{_digest(world, '1.0.0')}"))
+    repository, digest = "gpuaas/apps/platform/catalog/hello", _digest(world, "1.0.0")
+    world.registry.delete(ArtifactKey.parse(f"{repository}@{digest}"))
     (action,) = world.run_pass().plan.actions
     assert isinstance(action, Launch)
     assert action.held is not None

@@ -363,7 +363,7 @@ def test_what_was_applied_goes_on_although_a_part_of_it_had_to_wait(world: World
         .split()[0]
         .strip('"')
     )
-    image = ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{digest}")
+    image = ArtifactKey.parse(f"gpuaas/apps/platform/catalog/hello@{digest}")
     world.registry.delete(image)
     world.set_version("1.1.0")
     planned = world.run_pass().plan

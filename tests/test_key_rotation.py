@@ -143,7 +143,8 @@ def test_what_there_is_to_see(world: World) -> None:
     world.want(2)
     world.must()
     world.agents_turn("node-a", "node-b")
-    artifacts, tasks = keys_now(world.ports, SETTINGS)
+    artifacts, registry_tokens, tasks = keys_now(world.ports, SETTINGS)
+    assert (registry_tokens.kind, registry_tokens.versions) == ("ecdsa-p256", ())
     assert (artifacts.kind, artifacts.versions, artifacts.signs_with) == ("ecdsa-p256", (), None)
     assert (tasks.kind, tasks.versions, tasks.signs_with) == ("ed25519", (1, 2), 1)
     assert (tasks.min_version, tasks.unaware) == (1, ("node-c",))
@@ -154,7 +155,7 @@ def test_what_there_is_to_see(world: World) -> None:
     with pytest.raises(Refused, match="no_signing_key"):
         public_key(world.secrets, "artifacts")
     world.secrets.failure = SEALED
-    assert keys_now(world.ports, SETTINGS)[1].unknown == "custody_sealed: Vault is sealed"
+    assert keys_now(world.ports, SETTINGS)[2].unknown == "custody_sealed: Vault is sealed"
 
 
 def test_artifact_key_is_made_and_rotated_but_never_retired_by_itself(world: World) -> None:

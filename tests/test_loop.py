@@ -16,9 +16,10 @@ from reconciler.custody.signing import newest_verifier
 from reconciler.cycle import Pass
 from reconciler.devkit import state_repo
 from reconciler.errors import Transient
-from reconciler.loop import Loop, Wakeups
+from reconciler.loop import Loop
 from reconciler.ports import RECONCILER_LEASE, Ports
 from reconciler.settings import Settings
+from reconciler.wakeups import Wakeups
 from tests.fakes.agent import FakeAgent
 from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
@@ -179,7 +180,7 @@ def joined(world: World) -> FakeAgent:
     for path, content in state_repo.first_files().items():
         if "/artifacts/" in path:
             digest = content.decode().partition("digest: ")[2].split()[0].strip('"')
-            registry.say(ArtifactKey.parse(f"gpuaas/apps/catalog/hello@{digest}"))
+            registry.say(ArtifactKey.parse(f"gpuaas/apps/platform/catalog/hello@{digest}"))
     return agent
 
 

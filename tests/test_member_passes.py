@@ -261,10 +261,13 @@ def test_a_node_that_is_away_takes_its_members_along_and_nothing_else(world: Wor
 
 
 def test_an_upgrade_goes_to_the_first_then_to_the_others(world: World) -> None:
-    version, promotion = b.version_spec("1.1.0"), {"state": "active", "reason": "tested"}
+    version, file = b.version_spec("1.1.0"), "catalog/hello/promotions/1.1.0.yaml"
     version["runtime_profile"] = {**s.profile_of(world.documents), "env": {"A": "2"}}
     b.add(world.documents, "catalog/hello/versions/1.1.0.yaml", version, "1.1.0")
-    b.add(world.documents, "catalog/hello/promotions/1.1.0.yaml", promotion, "1.1.0")
+    for state in ("staged", "canary", "active"):
+        promotion = {"state": state, "canary": {"percent": 0}, "reason": "tested"}
+        b.add(world.documents, file, promotion, "1.1.0")
+        world.commit()
     world.spec()["version"] = "1.1.0"
     world.commit()
     first = world.run_pass()

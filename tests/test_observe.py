@@ -18,6 +18,7 @@ from tests.core.fleet import NOW_MS, desired, report, target
 from tests.fakes.agent import INVENTORY
 from tests.fakes.ca import FakeCa
 from tests.fakes.clock import FakeClock
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
@@ -101,10 +102,11 @@ def test_for_how_long_it_was_heard_of() -> None:
         assert seen.value.heard_for_ms == heard_for_ms
 
 
-class Recorder:
+class Recorder(FakeRegistry):
     """A registry that says where it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[RegistryEndpoint] = []
 
     def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen:

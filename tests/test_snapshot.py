@@ -172,7 +172,7 @@ def test_an_artifact_it_does_not_know_holds_the_launch_and_says_why(world: World
 def test_a_version_on_offer_is_known_before_anybody_runs_it(world: World) -> None:
     world.converge()
     seen = taken(world)
-    assert [key.repository for key in seen.artifacts] == ["gpuaas/apps/catalog/hello"] * 2
+    assert [key.repository for key in seen.artifacts] == ["gpuaas/apps/platform/catalog/hello"] * 2
     world.registry.looked_up.clear()
     world.registry.failure = Transient("registry_unreachable", "no answer from 10.1.2.3")
     assert {one.code for one in taken(world).artifacts.values()} == {  # type: ignore[union-attr]

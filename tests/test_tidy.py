@@ -36,7 +36,9 @@ PURE = (
 
 # What each room may import of our own; a prefix covers everything below it. The first match counts.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("node_agent.wire", ()),
+    ("node_agent.wire_base", ()),
+    ("node_agent.artifact_wire", ("node_agent.wire_base",)),
+    ("node_agent.wire", ("node_agent.wire_base", "node_agent.artifact_wire")),
     ("node_agent.envelope", ("node_agent.wire",)),
     ("node_agent.sealing", ("node_agent.wire",)),
     ("node_agent.units", ("node_agent.wire",)),
@@ -52,7 +54,20 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reconciler.collector", ()),
     ("reconciler.settings", ("reconciler.core.parse",)),
     ("reconciler.logs", ("reconciler.ports", "reconciler.errors")),
-    ("reconciler.ports", ("node_agent.wire", "reconciler.core")),
+    ("reconciler.artifact_ports", ("reconciler.core",)),
+    ("reconciler.ports", ("node_agent.wire", "reconciler.core", "reconciler.artifact_ports")),
+    (
+        "reconciler.artifacts",
+        (
+            "node_agent.wire",
+            "reconciler.core",
+            "reconciler.ports",
+            "reconciler.artifact_ports",
+            "reconciler.errors",
+            "reconciler.settings",
+            "reconciler.artifacts",
+        ),
+    ),
     (
         "reconciler.views.explained",
         (
@@ -65,6 +80,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "reconciler.views.problems",
         ("reconciler.core", "reconciler.views", "reconciler.use_cases.review"),
+    ),
+    (
+        "reconciler.views.releases",
+        ("reconciler.core", "reconciler.views", "reconciler.use_cases.releases"),
     ),
     ("reconciler.views", ("node_agent.wire", "reconciler.core", "reconciler.views")),
     (
@@ -86,6 +105,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.use_cases",
             "reconciler.views",
             "reconciler.wiring.files",
+            "reconciler.artifacts",
+            "reconciler.artifact_ports",
         ),
     ),
     (
@@ -99,6 +120,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.errors",
             "reconciler.settings",
             "reconciler.adapters",
+            "reconciler.artifact_ports",
         ),
     ),
     (
@@ -117,15 +139,24 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.views.audit",
             "reconciler.views.read_models",
             "reconciler.views.timeline",
+            "reconciler.views.transfers",
             "reconciler.use_cases.handover",
             "reconciler.use_cases.snapshot",
             "reconciler.use_cases.timeline",
+            "reconciler.use_cases.intents",
+            "reconciler.use_cases.transfers",
+            "reconciler.use_cases.releases",
+            "reconciler.views.releases",
             "reconciler.server",
+            "node_agent.artifact_wire",
+            "reconciler.artifacts",
+            "reconciler.artifact_ports",
         ),
     ),
     (
         "reconciler.cycle",
         (
+            "reconciler.artifacts",
             "reconciler.core",
             "reconciler.custody",
             "reconciler.errors",
@@ -173,6 +204,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "reconciler.observe",
             "reconciler.custody",
             "reconciler.watch",
+            "reconciler.wakeups",
+            "reconciler.artifacts",
         ),
     ),
 )

@@ -29,6 +29,8 @@ from reconciler.core.forms import parse_accepted
 from reconciler.core.health import Health, told_health
 from reconciler.core.names import InstanceKey, ObjectRef, Revision, instance_key, member_key
 from reconciler.core.plan import Plan
+from reconciler.core.plan.stepped import CODE as STEPPED_BACK
+from reconciler.core.plan.stepped import in_its_place
 from reconciler.core.printable import printable
 from reconciler.core.records import Accepted, InstanceRecord, State
 from reconciler.core.times import time_text
@@ -175,6 +177,9 @@ class _Seen:
         node = record.node if record else target.instance.node if target else ""
         report = self.observed.workload(node, key)
         state = () if record is None else _state(record)
+        stepped = self.desired.stepped.get(key)
+        if stepped is not None:
+            says, why = (in_its_place(stepped), *says), why or STEPPED_BACK
         why = why or (record.reason if record else "")
         return Live(record, report, (*state, *says), why)
 
@@ -198,7 +203,8 @@ def _live(ports: Ports, settings: Settings, ref: str | None) -> _View:
     planned, _ = preview(state, ports, settings)
     records = ports.store.records()
     now_ms = ports.clock.now_ms()
-    desired, observed = wanted(state, see_nodes(ports, settings, now_ms), records)
+    nodes, backs = see_nodes(ports, settings, now_ms), ports.store.step_backs()
+    desired, observed = wanted(state, nodes, records, backs)
     seen = _Seen(planned, desired, observed, records)
     return _View(mirrored_history(settings), revision, state, tuple(notes), seen)
 

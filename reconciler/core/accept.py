@@ -23,32 +23,33 @@ from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 from node_agent.wire import Workload
-from reconciler.core.authority.facts import TRUST_KINDS
 from reconciler.core.checks.capacity import Holding
 from reconciler.core.desired import (
+    BlobWish,
     Candidate,
     Desired,
     Guards,
     Instance,
+    Revoked,
     StateObject,
+    Stepped,
     Target,
     Term,
 )
 from reconciler.core.doubt import former_of, keep_doubted
+from reconciler.core.first_choice import first_choice, is_trust_decided
 from reconciler.core.forms import (
     Forms,
     FormsMemo,
     ParseAccepted,
-    folders_above,
     parse_accepted,
     to_stored,
 )
-from reconciler.core.forms import (
-    scope_of as _scope,
-)
 from reconciler.core.guarding import key_wishes, term_of
+from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.kinds.project import ProjectSpec
+from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.names import (
     InstanceKey,
     ObjectRef,
@@ -59,9 +60,10 @@ from reconciler.core.names import (
     member_name,
 )
 from reconciler.core.problems import Problem
-from reconciler.core.records import Accepted, AcceptedObject, AuditEntry
+from reconciler.core.records import Accepted, AuditEntry, StepBack
 from reconciler.core.resolve import Resolution, resolve
-from reconciler.core.validate import invalid_objects
+from reconciler.core.steps_taken import IN_USE, Bounds, keep_to_steps, with_versions
+from reconciler.core.trust.rules import TrustRules
 
 ROUNDS_MAX = 8
 """Rounds of putting back single objects; from then on a project goes back as a whole, so that a
@@ -112,8 +114,25 @@ class AcceptedState:
     """What is to be told when it is stored, and then only."""
     unread: frozenset[str] = frozenset()
     """Names of objects that a file bears which could not be read, or is not read at all."""
+    retiring: bool = False
+    """Whether something waits until it is used no more, so that the revision is to be read again.
+    """
+    trust: TrustRules = field(default_factory=TrustRules)
+    revoked: Revoked = field(default_factory=dict)
+    prefetch: tuple[BlobWish, ...] = ()
+    unverified: str = ""
+    """These as in `Desired`."""
     rejected: str = ""
     """The newer revision that this one stands in for."""
+    objects: Mapping[ObjectRef, StateObject] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """All that counts, in the form that counts."""
+    canaries: tuple[StateObject, ...] = ()
+    """The Promotions of versions in canary that go back by themselves when they fail."""
+    step_backs: tuple[StepBack, ...] = ()
+    stepped: Mapping[InstanceKey, Stepped] = field(default_factory=dict)
+    """Both as in `Desired`; empty before `core.step_back` looked at records."""
 
 
 @dataclass
@@ -136,17 +155,21 @@ def accept(
     memo: AcceptMemo | None = None,
     *,
     storing: bool = True,
+    bounds: Bounds | None = None,
 ) -> AcceptedState:
     """Merges a revision into what was accepted before, object by object, and resolves the result.
 
     `holding` are the GPUs of each instance by its record: pass it, or adding an instance may move
     the GPUs of another in the same allocation. Problems are all those of the revision, sorted. A
     `memo` makes it cheap where little changed, and changes nothing of what comes out. Who is not
-    `storing` it spares the making of what to store: `accepted` stays the last one.
+    `storing` it spares the making of what to store: `accepted` stays the last one. Without `bounds`
+    the states of versions and artifacts may go anywhere.
     """
     memo = memo or AcceptMemo()
     forms = Forms(memo.forms.last(last), parse, memo.forms)
-    problems = {*candidate.problems, *_first_choice(candidate, forms)}
+    problems = {*candidate.problems, *first_choice(candidate, forms)}
+    kept = [*keep_to_steps(forms, candidate, last.revision, bounds)] if bounds else []
+    problems |= {*kept}
     resolution = _settle(forms, environment, candidate, holding or {}, problems)
     problems |= {*forms.unreadable.values()}
     if resolution.environment is None:
@@ -168,7 +191,25 @@ def accept(
         suspended=_suspended_projects(forms),
         rendered=memo.rendered,
         unread=frozenset(candidate.unread),
+        retiring=any(problem.code in IN_USE for problem in kept),
+        objects=forms.chosen,
+        canaries=_canaries(forms),
+        trust=resolution.trust,
+        revoked=resolution.revoked,
+        prefetch=resolution.prefetch,
+        unverified=_unverified(resolution, environment),
     )
+
+
+def _canaries(forms: Forms) -> tuple[StateObject, ...]:
+    found = sorted(item for item in forms.chosen.items() if item[0].kind == "Promotion")
+    return tuple(one for _, one in found if _steps_back(one.manifest.spec))
+
+
+def _steps_back(spec: Part) -> bool:
+    if not isinstance(spec, PromotionSpec) or spec.state != "canary" or spec.canary is None:
+        return False
+    return spec.canary.step_back is not None
 
 
 def _guards(forms: Forms, resolution: Resolution, environment: str) -> Guards:
@@ -206,7 +247,20 @@ def to_desired(
         dict(sorted(held.items())),
         state.suspended,
         key_wishes(state.environment) if state.environment is not None else {},
+        trust=state.trust,
+        revoked=state.revoked,
+        prefetch=state.prefetch,
+        unverified=state.unverified,
+        step_backs=state.step_backs,
+        stepped=state.stepped,
     )
+
+
+def _unverified(resolution: Resolution, environment: str) -> str:
+    """Who has no channels need not hear that none is asked for."""
+    spec = resolution.environment
+    asks = spec is None or spec.trust is not None
+    return "" if asks or not resolution.trust.channels else environment
 
 
 def _render(
@@ -223,67 +277,6 @@ def _render(
         made[key] = known
     state.rendered.render, state.rendered.made = render, made
     return made
-
-
-# --- the first choice: what the files alone decide -----------------------------------------------
-
-
-def _first_choice(candidate: Candidate, forms: Forms) -> Iterator[Problem]:
-    """Takes what is well-formed, and keeps what the revision can't be believed to have deleted."""
-    invalid = invalid_objects(candidate)
-    forms.chosen.update(candidate.objects)
-    for ref, why in sorted(invalid.items()):
-        if not _is_decided(ref, candidate):
-            forms.put_back(ref, why)
-    for ref, found in candidate.objects.items() if candidate.broken_paths else ():
-        broken = found.path in candidate.broken_paths and ref not in forms.settled
-        if broken and not _is_decided(ref, candidate):
-            forms.put_back(ref, f"{found.path} can't be read in full")
-    empty = not candidate.objects and bool(forms.last)
-    if empty:
-        yield _empty_revision(len(forms.last))
-    frozen = {_scope(path) for path in (*candidate.broken_paths, *_paths(candidate, invalid))}
-    forms.gone = tuple(sorted(forms.last.keys() - forms.chosen.keys() - forms.settled.keys()))
-    for ref in forms.gone:
-        if _is_decided(ref, candidate):
-            continue
-        stored = forms.last[ref]
-        above = {*folders_above(stored.path)}
-        if empty:
-            forms.put_back(ref, "the revision holds no manifest")
-        elif stored.path in candidate.broken_paths or above & candidate.broken_paths:
-            forms.put_back(ref, f"{stored.path} can't be read")
-        elif above & frozen and ref.kind not in TRUST_KINDS:
-            forms.put_back(ref, f"{max(above & frozen, key=len) or 'the repo'} is in quarantine")
-            yield _suspended(stored, max(above & frozen, key=len))
-
-
-def _is_decided(ref: ObjectRef, candidate: Candidate) -> bool:
-    """Whether signed commits say what it is, or that it is gone."""
-    decided = candidate.decided
-    return _is_trust_decided(ref, candidate) or (decided is not None and ref in decided)
-
-
-def _is_trust_decided(ref: ObjectRef, candidate: Candidate) -> bool:
-    """What trust refers to may be missing; what it no longer gives is not given again for that."""
-    return candidate.decided is not None and ref.kind in TRUST_KINDS
-
-
-def _paths(candidate: Candidate, invalid: Mapping[ObjectRef, str]) -> Iterator[str]:
-    names = {str(ref) for ref in invalid}
-    return (problem.path for problem in candidate.problems if problem.object in names)
-
-
-def _suspended(stored: AcceptedObject, scope: str) -> Problem:
-    message = f"{stored.ref} is not removed while a document in {scope or 'the repo'} is invalid"
-    hint = "mend what is invalid there; the removal follows by itself"
-    return Problem(stored.path, 0, 0, "removal_suspended", message, "", hint, stored.ref)
-
-
-def _empty_revision(count: int) -> Problem:
-    message = f"the revision holds no readable manifest, {count} were accepted before; all are kept"
-    hint = "restore the files; to remove everything, decommission the instances first"
-    return Problem(".", 0, 0, "empty_revision", message, "", hint)
 
 
 # --- the rest: what the objects say of each other ------------------------------------------------
@@ -314,7 +307,7 @@ def _settle(
         back = {
             ref: why
             for ref, why in sorted(reasons.items())
-            if forms.changed(ref) and not _is_trust_decided(ref, candidate)
+            if forms.changed(ref) and not is_trust_decided(ref, candidate)
         }
         if not back:
             doubted = keep_doubted(forms, candidate, holding, forms.dropped)
@@ -322,6 +315,7 @@ def _settle(
                 break
             problems |= {*doubted}
             continue
+        back = with_versions(forms, back)
         if number >= ROUNDS_MAX:
             back = _widened(forms, back)
         named = {problem.object for problem in found.problems}

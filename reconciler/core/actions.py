@@ -141,6 +141,33 @@ def key_action_id(action: KeyAction) -> str:
     return f"{action.kind}/{action.key}/{action.version}"
 
 
+@dataclass(frozen=True)
+class BlobAction:
+    """Have a blob in a node's cache before anything needs it. No instance is touched.
+
+    `artifact` is the ref of the Artifact it was registered as.
+    """
+
+    node: str
+    digest: str
+    source: str
+    artifact: str
+    reason: str
+    held: Held | None = None
+    kind: Literal["pull_blob"] = "pull_blob"
+
+
+def blob_subject(node: str, digest: str) -> InstanceKey:
+    """What its intents have in the place of an instance: none can be called that, as no tenant's
+    name has a capital letter.
+    """
+    return InstanceKey(f"Blob/{node}/{digest}")
+
+
+def blob_action_id(action: BlobAction) -> ActionId:
+    return ActionId(content_hash(action.kind, action.node, action.digest, action.artifact)[:32])
+
+
 def subject_of(action: Action) -> InstanceKey:
     """Whose record it acts on: that of the former name, for a move."""
     return action.moved_from if isinstance(action, Move) else action.instance

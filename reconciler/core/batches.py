@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.core.checks import capacity, catalog, members
+from reconciler.core.checks import blobs, capacity, catalog, members
 from reconciler.core.checks.capacity import Demand
 from reconciler.core.checks.catalog import Launch
 from reconciler.core.checks.instances import (
@@ -30,7 +30,9 @@ from reconciler.core.world import Entry, Group, Path, World, likeness_of
 
 Launches = Mapping[Path, Launch]
 """By the path of a version."""
-SHARED = (*SHARED_CHECKS, *members.SHARED_CHECKS)
+_VERSION = 5
+"""Where in `refers` the version is."""
+SHARED = (*SHARED_CHECKS, *members.SHARED_CHECKS, *blobs.SHARED_CHECKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,14 @@ def refers_of(
         *first,
         environment,
         world.registered.get(image or "", ()),
+        *(world.registered.get(ref, ()) for ref in _blobs_of(wanted)),
     )
+
+
+def _blobs_of(version: Entry[AppVersionSpec] | None) -> tuple[str, ...]:
+    """Alike for members of every role."""
+    found = version.spec.runtime_profile.blobs if version is not None else ()
+    return tuple([blob.ref for blob in found])
 
 
 def _of_role(
@@ -110,7 +119,8 @@ def batch_of(
     launches: Launches, world: World, entries: Group[AppInstanceSpec], refers: tuple[Any, ...]
 ) -> Batch:
     """Entries that refer to the same, with what that is and whether it bears them all."""
-    *needs, environment, registrations = refers
+    rest = refers[: len(refers) - len(_blobs_of(refers[_VERSION]))]
+    *needs, environment, registrations = rest
     there = tuple(found for found in needs if found is not None)
     if len(there) < len(needs):
         return Batch(entries, refers, there, None, faulty=False)
@@ -123,6 +133,7 @@ def batch_of(
             return Batch(entries, refers, there, None, faulty=False)
         version, launch = Entry(version.object, spec), found
     image = image_for(version.spec, node.spec.accelerator_family)
+    channel = catalog.channel_of(environment, promotion.spec.state)
     setting = Setting(
         environment=environment,
         tenant=tenant,
@@ -135,9 +146,12 @@ def batch_of(
         allocation=lease,
         node=node,
         image=image,
-        standing=catalog.standing(registrations, project.path),
+        standing=catalog.standing(registrations, project.path, channel),
         policy=policy_of(environment, entitlement.spec, version.spec, None),
         first=anchor,
+        blobs=tuple(
+            catalog.standing(found, project.path, channel) for found in refers[len(rest) :]
+        ),
     )
     one = Case(world, setting, entries[0], Demand(0, 0, 0, None))
     faulty = any(True for check in SHARED for _ in check(one))

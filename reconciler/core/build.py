@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from node_agent.wire import LAYOUT_PREFIX, SecretFile
+from reconciler.core.blobs import blob_files
 from reconciler.core.checks.capacity import whole
+from reconciler.core.checks.catalog import channel_of
 from reconciler.core.checks.instances import Case, packages_of, policy_of
 from reconciler.core.desired import Instance, Term
 from reconciler.core.guarding import term_of
@@ -41,6 +43,9 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         else policy_of(case.environment, case.entitlement.spec, spec, requested),
         registry_endpoint=_registry(case.environment),
         registry_plain_http=case.environment.registry.plain_http,
+        registry_token_auth=case.environment.registry.auth == "token",
+        channel=(channel := channel_of(case.environment, case.promotion.spec.state)),
+        promotion=case.promotion.spec.state if channel else "",
         command=profile.command,
         env={**setting.launch.env, **role.env} if role.env else setting.launch.env,
         ports=tuple(
@@ -60,7 +65,7 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         gpu_uuids=uuids,
         access=spec.access.instructions if spec.access else "",
         # What is deprecated takes no new instances; running ones go on.
-        may_start="deprecated" not in (case.promotion.spec.state, case.standing),
+        may_start="deprecated" not in (case.promotion.spec.state, case.standing, *setting.blobs),
         depends_on=tuple(_sibling(case, name) for name in case.entry.spec.depends_on),
         moved_from=_sibling(case, former) if (former := case.entry.spec.moved_from) else None,
         suspend=_suspended(case),
@@ -68,6 +73,7 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         role=role.name,
         port_addresses=dict.fromkeys(role.ports, role.address),
         secrets=_secrets(case) if profile.secrets else (),
+        blobs=blob_files(profile) if profile.blobs else (),
         packages=packages,
         package_index=index.url if packages and index is not None else "",
     )

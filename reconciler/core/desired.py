@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef, Revision
 from reconciler.core.problems import Problem
+from reconciler.core.trust.rules import TrustRules
 
 if TYPE_CHECKING:
-    from node_agent.wire import SecretFile, Workload
+    from node_agent.wire import BlobFile, SecretFile, Workload
     from reconciler.core.kinds import Manifest
+    from reconciler.core.records import StepBack
 
 Run = Literal["running", "stopped", "decommissioned"]
+Revoked = Mapping[tuple[str, str, str], str]
+"""(digest, app, `tenant/project`) → the Artifact that revokes what runs of the app there; empty in
+the place of the project: in all of them."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,13 @@ class Instance:
     packages: tuple[str, ...] = ()
     """pip's requirement lines, put in at start from `package_index`."""
     package_index: str = ""
+    registry_token_auth: bool = False
+    channel: str = ""
+    """The channel that its artifact has to be good for; empty: none is asked for."""
+    promotion: str = ""
+    """The state of its version, where a channel is asked for: with it, that is asked anew."""
+    blobs: tuple[BlobFile, ...] = ()
+    """Files from the artifact store that it reads."""
     secrets: tuple[SecretFile, ...] = ()
     """The secrets it reads, their references resolved; its machine identity left out."""
     member_of: InstanceKey | None = None
@@ -179,6 +191,27 @@ class KeyWish:
     min_version: int = 1
 
 
+@dataclass(frozen=True, order=True)
+class BlobWish:
+    """A blob that a node should have in its cache; `artifact` is the ref it was registered as."""
+
+    node: str
+    digest: str
+    source: str
+    artifact: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An instance whose canary went back: the version that its manifest asks for, and the one that
+    is wanted instead. Without one nothing is started, for the reason given.
+    """
+
+    asked: str
+    instead: str
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class Target:
     """An instance and the workload its renderer wrote for it."""
@@ -203,3 +236,14 @@ class Desired:
     """`tenant/project` → why nothing may happen there; also to what its files no longer name."""
     keys: Mapping[str, KeyWish] = field(default_factory=dict)
     """By the name of a signing key; one that is not in here is left as it is."""
+    trust: TrustRules = field(default_factory=TrustRules)
+    """What the channels ask of artifacts; see `Instance.channel`."""
+    revoked: Revoked = field(default_factory=dict)
+    unverified: str = ""
+    """The Environment that names no channel, although there are some."""
+    prefetch: tuple[BlobWish, ...] = ()
+    """Blobs that nodes should have ahead, sorted."""
+    step_backs: tuple[StepBack, ...] = ()
+    """Canaries that went back by themselves, and count as staged."""
+    stepped: Mapping[InstanceKey, Stepped] = field(default_factory=dict)
+    """Instances that asked for those."""

@@ -52,7 +52,11 @@ def guards_of(environment: EnvironmentSpec) -> Guards:
 def key_wishes(environment: EnvironmentSpec) -> dict[str, KeyWish]:
     """By the name of the key, those that it says anything of."""
     wanted = environment.signing_keys
-    named = {"artifacts": wanted.artifacts, "tasks": wanted.tasks}
+    named = {
+        "artifacts": wanted.artifacts,
+        "registry-tokens": wanted.registry_tokens,
+        "tasks": wanted.tasks,
+    }
     return {
         name: KeyWish(key.version, min(key.min_version or 1, key.version))
         for name, key in named.items()

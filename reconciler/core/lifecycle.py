@@ -327,7 +327,7 @@ def _applied(record: InstanceRecord) -> InstanceRecord:
 def _freed(record: InstanceRecord) -> InstanceRecord:
     """The record of what is gone, which holds nothing any more."""
     bare = replace(record, former_gpu_uuids=(), former_host_ports=())
-    return replace(bare, gpu_uuids=(), host_ports=(), secrets=())
+    return replace(bare, gpu_uuids=(), host_ports=(), secrets=(), blobs=())
 
 
 def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
@@ -352,6 +352,7 @@ def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
         runtime_name="" if workload.instance == instance.key else workload.instance,
         depends_on=instance.depends_on,
         secrets=tuple(secret.asked for secret in workload.secrets),
+        blobs=tuple(sorted({blob.digest for blob in workload.blobs})),
     )
 
 
@@ -389,6 +390,7 @@ def _aim(
         told=record.told,
         # Also those that only the former version reads: its node may have to go back to it.
         secrets=tuple(sorted({*record.secrets, *fresh.secrets})),
+        blobs=tuple(sorted({*record.blobs, *fresh.blobs})),
     )
 
 

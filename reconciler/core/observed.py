@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from node_agent.wire import ConfigSeen, Inventory, Phase, Stray, WorkloadReport
+from node_agent.wire import BlobSeen, ConfigSeen, Inventory, Phase, Stray, WorkloadReport
 from reconciler.core.names import ArtifactKey, InstanceKey, content_hash
+from reconciler.core.trust.evidence import Evidence
 
 T = TypeVar("T")
 
@@ -63,20 +64,24 @@ class NodeSeen:
     """Why it takes no task at all, code and message; empty when it does."""
     config: ConfigSeen | None = None
     """The NodeConfig in force there; None: its agent knows of none."""
+    blobs: tuple[BlobSeen, ...] = ()
+    """What is in its cache of blobs, or on its way there."""
     heard_for_ms: int = 0
     """For how long its reports kept coming: so long at least, there was somebody to take them."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """`secrets`: by path, whether there is one. `keys`: by name, the versions of signing keys that
-    are not retired, oldest first. `key_ids`: those of the key of tasks, by the id that envelopes
-    name them by.
+    """`secrets`: by path, whether there is one. `trust`: what is known of the signatures of what is
+    in use, or may be launched, where a channel is asked for. `keys`: by name, the versions of
+    signing keys that are not retired, oldest first. `key_ids`: those of the key of tasks, by the id
+    that envelopes name them by.
     """
 
     artifacts: Mapping[ArtifactKey, Seen[ArtifactSeen]] = field(default_factory=dict)
     nodes: Mapping[str, Seen[NodeSeen]] = field(default_factory=dict)
     secrets: Mapping[str, Seen[bool]] = field(default_factory=dict)
+    trust: Mapping[ArtifactKey, Seen[Evidence]] = field(default_factory=dict)
     keys: Mapping[str, Seen[tuple[int, ...]]] = field(default_factory=dict)
     key_ids: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,6 +92,11 @@ class Observed:
     def secret(self, path: str) -> Seen[bool]:
         found = self.secrets.get(path)
         return Unknown("not_observed", "it was not looked for") if found is None else found
+
+    def evidence(self, key: ArtifactKey) -> Seen[Evidence]:
+        found = self.trust.get(key)
+        why = "nobody looked at its signatures"
+        return Unknown("not_observed", why) if found is None else found
 
     def node(self, name: str) -> Seen[NodeSeen]:
         found = self.nodes.get(name)
@@ -119,7 +129,12 @@ class Observed:
             path: seen.code if isinstance(seen, Unknown) else seen.value
             for path, seen in sorted(self.secrets.items())
         }
-        return content_hash("observed", nodes, artifacts, secrets)
+        trust = {
+            str(key): seen.code if isinstance(seen, Unknown) else seen.value.gist
+            for key, seen in sorted(self.trust.items())
+        }
+        # Where nothing is asked for, a plan is called what it always was.
+        return content_hash("observed", nodes, artifacts, secrets, *([trust] if trust else []))
 
 
 def is_there(seen: Seen[WorkloadReport | None]) -> bool:

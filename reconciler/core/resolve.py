@@ -25,6 +25,7 @@ from reconciler.core.batches import (
     launches_of,
     refers_of,
 )
+from reconciler.core.blobs import wishes_of
 from reconciler.core.checks import capacity, catalog, references, secret_files
 from reconciler.core.checks import members as member_checks
 from reconciler.core.checks.capacity import Demand, Holding, PortClaim
@@ -34,7 +35,7 @@ from reconciler.core.checks.instances import (
     Case,
 )
 from reconciler.core.checks.world_checks import Found, world_findings
-from reconciler.core.desired import Guards, Instance, StateObject
+from reconciler.core.desired import BlobWish, Guards, Instance, Revoked, StateObject
 from reconciler.core.guarding import guards_of
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app_instance import AppInstanceSpec
@@ -48,6 +49,8 @@ from reconciler.core.names import (
     nearest,
 )
 from reconciler.core.problems import Problem
+from reconciler.core.trust.build import rules_of
+from reconciler.core.trust.rules import TrustRules
 from reconciler.core.world import Entry, Finding, Group, Path, World, build_world, likeness_of
 
 Member = Entry[AppInstanceSpec]
@@ -56,7 +59,7 @@ _OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS, *secret_files.OWN_CHECKS)
 
 @dataclass(frozen=True)
 class Resolution:
-    """What one revision comes to.
+    """What one revision comes to; `trust` and `revoked` as in `Desired`.
 
     `blocked` are instances that don't resolve, with why. `blamed` are all objects involved in a
     problem, with the problem: the culprits, and what may have made them so.
@@ -70,6 +73,9 @@ class Resolution:
     problems: tuple[Problem, ...]
     blocked: Mapping[InstanceKey, str] = field(default_factory=dict)
     blamed: Mapping[ObjectRef, str] = field(default_factory=dict)
+    trust: TrustRules = field(default_factory=TrustRules)
+    revoked: Revoked = field(default_factory=dict)
+    prefetch: tuple[BlobWish, ...] = ()
 
 
 Stale = Mapping[Path, Batch]
@@ -100,6 +106,11 @@ class _Kept:
     faulty: set[Path] = field(default_factory=set)
     gpus: dict[InstanceKey, tuple[str, ...]] = field(default_factory=dict)
     built: dict[InstanceKey, Instance] = field(default_factory=dict)
+    trust: TrustRules = field(default_factory=TrustRules)
+    revoked: Revoked = field(default_factory=dict)
+    prefetch: tuple[BlobWish, ...] = ()
+    channels: tuple[tuple[object, ...], tuple[Finding, ...]] = ((), ())
+    """What `catalog.check_channels` read last, and what it found."""
     unbuilt: set[Path] = field(default_factory=set)
     """Instances to be made anew by who wants them next, and in `unshared` the allocations whose
     GPUs are to be shared out before."""
@@ -168,6 +179,9 @@ def resolve(
         problems=_told(findings),
         blocked=blocked,
         blamed=_blamed(findings),
+        trust=kept.trust,
+        revoked=kept.revoked,
+        prefetch=kept.prefetch,
     )
 
 
@@ -198,6 +212,7 @@ def _findings(kept: _Kept, world: World, environment: EnvironmentSpec) -> list[F
         *_missing_references(kept, world),
         *world_findings(world, kept.world, kept.found),
         *catalog.check_launch_schema(world, kept.launches),
+        *_channels(kept, world, environment),
     ]
     _ask_for_shares(kept, world, stale)
     shares = sorted(kept.shares.items())
@@ -206,8 +221,31 @@ def _findings(kept: _Kept, world: World, environment: EnvironmentSpec) -> list[F
     findings += [*capacity.check_host_ports(claims), *_instance_findings(kept, world, stale)]
     findings = member_checks.told_of_manifests(findings, world)
     kept.unbuilt |= stale.keys()
+    _trusted(kept, world)
+    if not {"Allocation", "Artifact", "Node"}.isdisjoint(world.changed):
+        kept.prefetch = wishes_of(world)
     kept.world = world
     return findings
+
+
+def _channels(kept: _Kept, world: World, environment: EnvironmentSpec) -> tuple[Finding, ...]:
+    """What is wrong with the channels of what is offered; asked again once any of it changed."""
+    read = (environment, world.promotions, world.versions, world.registered)
+    before, found = kept.channels
+    if len(before) != len(read) or not all(map(is_, before, read)):
+        found = tuple(catalog.check_channels(world, environment))
+        kept.channels = (read, found)
+    return found
+
+
+def _trusted(kept: _Kept, world: World) -> None:
+    """Brings up to date what is trusted, and what is so no more."""
+    before = kept.world
+    if before is None or before.trust_policies is not world.trust_policies:
+        policies = ((entry.name, entry.spec) for entry in world.trust_policies.values())
+        kept.trust = rules_of(policies)
+    if not {"Artifact", "AppVersion", "Project"}.isdisjoint(world.changed):
+        kept.revoked = catalog.revocations(world)
 
 
 def _told(findings: list[Finding]) -> tuple[Problem, ...]:

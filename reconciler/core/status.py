@@ -11,10 +11,13 @@ from reconciler.core.desired import Desired
 from reconciler.core.health import READY, Health, HealthSeen
 from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.plan import Finding, Plan, Waiting
+from reconciler.core.plan.stepped import CODE, in_its_place
 from reconciler.core.records import UNDER_WAY, Condition, InstanceRecord, State
 from reconciler.core.times import time_text
+from reconciler.core.trust.evidence import Verdict
 
 Truth = Literal["True", "False", "Unknown"]
+_TRUTH: Mapping[str, Truth] = {"True": "True", "False": "False", "Unknown": "Unknown"}
 _NAMES_MAX = 5
 
 
@@ -34,23 +37,31 @@ def with_conditions(
     healths: Mapping[InstanceKey, HealthSeen],
     plan: Plan,
     now_ms: int,
+    trust: Mapping[InstanceKey, Verdict | None] | None = None,
 ) -> dict[InstanceKey, InstanceRecord]:
-    """Every record with its conditions of now; `last_transition_ms` moves with the status only."""
+    """Every record with its conditions of now; `last_transition_ms` moves with the status only.
+
+    `trust` as `trust.standing.standings` gives it.
+    """
+    trusted = {key: _trusted(records[key], one) for key, one in (trust or {}).items()}
     actions = {subject_of(action): action for action in plan.actions}
     actions |= {action.instance: action for action in plan.actions}
     waiting = {item.instance: item for item in plan.waiting}
     findings = {f.object.partition("/")[2]: f for f in plan.stalled}
     members = _members(records, desired, healths)
     told = actions.keys() | waiting.keys() | findings.keys() | desired.held.keys() | members.keys()
+    told |= desired.stepped.keys()
     result = {}
     for key, record in sorted(records.items()):
-        if healths[key] is READY and key not in told and _is_calm(record):
+        more = trusted.get(key, ())
+        if healths[key] is READY and key not in told and _is_calm(record, more):
             result[key] = record
             continue
         judgements = (
             _ready(record, healths[key]),
             _converged(key, record, desired, actions.get(key), waiting.get(key), findings.get(key)),
             *members.get(key, ()),
+            *more,
         )
         now = tuple(_stamp(j, record, desired.revision, now_ms) for j in judgements)
         result[key] = record if now == record.conditions else replace(record, conditions=now)
@@ -60,10 +71,24 @@ def with_conditions(
 _CALM = (("Ready", "True", "Ready", ""), ("Converged", "True", "AsDesired", ""))
 
 
-def _is_calm(record: InstanceRecord) -> bool:
+def _is_calm(record: InstanceRecord, more: Sequence[Judgement]) -> bool:
     """Whether it runs, and was already told to be ready and as desired: most of a fleet is."""
     known = tuple((c.type, c.status, c.reason, c.message) for c in record.conditions)
-    return record.state is State.RUNNING and known == _CALM
+    now = (*_CALM, *((one.type, one.status, one.reason, one.message) for one in more))
+    return record.state is State.RUNNING and known == now
+
+
+def _trusted(record: InstanceRecord, verdict: Verdict | None) -> tuple[Judgement, ...]:
+    """Whether what runs is good; while nobody could look, what was told before."""
+    if verdict is None:
+        before = (one for one in record.conditions if one.type == "Trusted")
+        return tuple(
+            Judgement(one.type, _TRUTH[one.status], one.reason, one.message) for one in before
+        )
+    if verdict.good:
+        return (Judgement("Trusted", "True", "Verified", verdict.message),)
+    hint = f"; {verdict.hint}" if verdict.hint else ""
+    return (Judgement("Trusted", "False", _camel(verdict.code), verdict.message + hint),)
 
 
 def _ready(record: InstanceRecord, seen: HealthSeen) -> Judgement:
@@ -153,6 +178,9 @@ def _converged(
         return Judgement("Converged", "False", _camel(waiting.code), waiting.message)
     if record.state is State.FAILED:
         return Judgement("Converged", "False", _camel(record.reason or "failed"), record.message)
+    stepped = desired.stepped.get(key)
+    if stepped is not None and stepped.instead:
+        return Judgement("Converged", "False", _camel(CODE), in_its_place(stepped))
     return Judgement("Converged", "True", "AsDesired", "")
 
 
@@ -163,8 +191,6 @@ def _held_words(held: Held) -> str:
     if held.code == "task_refused" and held.until_ms is not None:
         return f"{held.message}; asked again at {time_text(held.until_ms)}"
     return held.message
-
-
 
 
 def _stamp(new: Judgement, record: InstanceRecord, revision: str, now_ms: int) -> Condition:

@@ -137,9 +137,10 @@ class World:
     `members` are the instances of an allocation, `alike` those of one project, app, version and
     allocation (decommissioned ones included; further members of instances also of one role and of
     one allocation of the first), `linked` those that name another. `leases` are the
-    active allocations of a node, `registered` the Artifacts of one `repository@digest`, `offers` an
-    app's active versions. `quarantined` objects exist in the repo but are not accepted. `objects`
-    is what it was built from, `changed` what differs from the world before, by kind.
+    active allocations of a node, `registered` the Artifacts of one `repository@digest` or
+    `artifact_store://…@digest`, `offers` an app's active versions. `quarantined` objects exist in
+    the repo but are not accepted. `objects` is what it was built from, `changed` what differs from
+    the world before, by kind.
     """
 
     environments: Table[EnvironmentSpec]
@@ -347,8 +348,8 @@ def _node_of(entry: Entry[AllocationSpec]) -> str | None:
 
 
 def _image_of(entry: Entry[ArtifactSpec]) -> str | None:
-    spec = entry.spec
-    return None if spec.repository is None else f"{spec.repository}@{spec.digest}"
+    """What versions name it by: an image or a blob, which never look alike."""
+    return f"{entry.spec.repository or entry.spec.source}@{entry.spec.digest}"
 
 
 def _linked(

@@ -27,7 +27,7 @@ from reconciler.errors import Refused
 
 NODE = "node-a"
 ENVIRONMENT = "dev"
-REPOSITORY = "gpuaas/apps/catalog/hello"
+REPOSITORY = "gpuaas/apps/platform/catalog/hello"
 VERSIONS = ("1.0.0", "1.1.0")
 CONTROL_PLANE, AGENT = "control-plane", "agent"
 READY_TIMEOUT_S = 30.0
@@ -62,6 +62,10 @@ class Stage:
     repo: StateRepo
     published: Published
     admin_key: str
+
+    @property
+    def signs(self) -> bool:
+        return self.published.layout_path is None
 
     def gpuaas(self, *args: str, codes: frozenset[int] = frozenset({0})) -> str:
         """Runs `gpuaas` as a person would; returns standard output. Refused for other `codes`."""
@@ -168,8 +172,27 @@ def set_up(root: Path, engine: str | None, narrator: Narrator) -> Stage:
     narrator.command("gpuaas validate .")
     narrator.text(stage.gpuaas("validate", str(folder)).strip())
     _start_control_plane(stage, narrator)
+    _trust_own_key(stage, narrator)
     _start_agent(stage, narrator)
     return stage
+
+
+def _trust_own_key(stage: Stage, narrator: Narrator) -> None:
+    """From the first launch on nothing runs that was not signed."""
+    if not stage.signs:
+        narrator.text("nothing is signed: that is for registries, a folder is only read")
+        return
+    _sign(stage, narrator, VERSIONS[0])
+    narrator.command(f"gpuaas keys show artifacts  # goes into {state_repo.TRUST}")
+    state_repo.ask_for_signatures(stage.repo, stage.gpuaas("keys", "show", "artifacts"))
+    narrator.command("git commit -am 'Nothing runs that we did not sign'")
+    stage.repo.commit("Nothing runs that we did not sign")
+
+
+def _sign(stage: Stage, narrator: Narrator, version: str) -> None:
+    digest = stage.published.digests[version]
+    narrator.command(f"gpuaas sign {REPOSITORY}@{digest[:19]}…  # {version}")
+    narrator.text(stage.gpuaas("sign", f"{REPOSITORY}@{digest}").strip())
 
 
 def launch(stage: Stage, narrator: Narrator) -> int:
@@ -188,6 +211,8 @@ def upgrade(stage: Stage, narrator: Narrator, after: int) -> int:
     stage.repo.commit(f"hello {VERSIONS[1]}")
     narrator.command("gpuaas plan")
     narrator.text(stage.gpuaas("plan", codes=frozenset({0, EXIT_CHANGES})).rstrip())
+    if stage.signs:
+        _sign(stage, narrator, VERSIONS[1])
     cursor = _converge(stage, narrator, after)
     _ask_site(stage, narrator)
     return cursor

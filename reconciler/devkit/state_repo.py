@@ -31,19 +31,32 @@ FIRST = (
     "tenants/platform/projects/catalog/artifacts/hello",
 )
 """What of the example stands by itself: one environment, one node, one app and its instance."""
+_INTRODUCED: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("Register it, and stage it", {"promoted": "published", "active": "staged"}),
+    ("Promote it, as a canary for nobody", {"active": "canary\n  canary: {percent: 0}"}),
+    ("Offer it", {}),
+)
+"""What an artifact that is promoted, and a version that is active, are on their way there."""
 PLACEHOLDER = re.compile(r"sha256:[0-9a-f]{64}")
 INSTANCE = "tenants/acme/projects/research/instances/hello.yaml"
+ENVIRONMENT = "environments/dev.yaml"
+TRUST = "platform/trust/artifacts.yaml"
+CHANNEL = "stable"
 APP = "hello"
 ADMINS = "platform/iam/admins.yaml"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the demo pushed: version → digest, and where a registry or an image layout serves it."""
+    """What the demo pushed: version → digest, and where a registry or an image layout serves it.
+
+    `token_auth`: that registry asks for tokens.
+    """
 
     endpoint: str
     layout_path: str | None
     digests: Mapping[str, str]
+    token_auth: bool = False
 
     @property
     def engine(self) -> str:
@@ -99,10 +112,29 @@ class StateRepo:
             raise Refused("edit_missed", "nothing to change", where=path)
         file.write_text(after)
 
+    def introduce(self, files: Mapping[str, str]) -> None:
+        """Commits new files. Where they are of versions or artifacts that are on offer already,
+        they get there in as many commits as it takes: nothing begins there.
+        """
+        for message, states in _INTRODUCED:
+            self._write({path: _in_state(text, states) for path, text in files.items()})
+            self.commit(message)
 
-def make_state_repo(
-    folder: Path, published: Published, key: SigningKey | None = None
-) -> StateRepo:
+    def _write(self, files: Mapping[str, str]) -> None:
+        for path, text in files.items():
+            file = self.folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+
+def _in_state(text: str, states: Mapping[str, str]) -> str:
+    """The same manifest in an earlier state."""
+    for state, before in states.items():
+        text = text.replace(f"  state: {state}\n", f"  state: {before}\n")
+    return text
+
+
+def make_state_repo(folder: Path, published: Published, key: SigningKey | None = None) -> StateRepo:
     """Writes the first files of the example to `folder`, with what was published filled in, and
     makes the first commit. With a `key` it is Ada's, who may do everything.
     """
@@ -118,6 +150,26 @@ def make_state_repo(
     repo.git("init", "--quiet", "--initial-branch", "main")
     repo.commit("The platform, one app and one instance")
     return repo
+
+
+def ask_for_signatures(repo: StateRepo, public_key: str) -> None:
+    """Writes a policy with this key, PEM, and an Environment that asks for it; commits nothing."""
+    policy = {
+        "apiVersion": "gpuaas.dev/v1",
+        "kind": "TrustPolicy",
+        "metadata": {"name": "artifacts"},
+        "spec": {
+            "signing_keys": [
+                {"id": "artifacts", "scheme": "ecdsa-p256", "public_key": public_key.strip() + "\n"}
+            ],
+            "channels": {CHANNEL: {"signing_key": "artifacts", "provenance_required": False}},
+        },
+    }
+    file = repo.folder / TRUST
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(policy, sort_keys=False))
+    line = f"spec:\n  trust: {{channel: {CHANNEL}}}\n"
+    repo.edit(ENVIRONMENT, lambda text: text.replace("spec:\n", line, 1))
 
 
 def _admins(key: SigningKey) -> str:
@@ -189,6 +241,8 @@ def _with_registry(text: str, published: Published) -> str:
     if published.layout_path:
         line = f'plain_http: false\n    layout_path: "{published.layout_path}"'
         text = re.sub(r"plain_http: .*", line, text, count=1)
+    if published.token_auth:
+        text = re.sub(r"(plain_http: .*)", r"\1\n    auth: token", text, count=1)
     return text
 
 

@@ -30,6 +30,7 @@ from reconciler.server.errors import ApiError
 from reconciler.server.tokens import Bearer, Tokens
 from reconciler.settings import Settings
 
+ARTIFACT_REGISTER = "apps.artifact.register"
 INSTANCE_READ = "apps.instance.read"
 NODE_READ = "fleet.node.read"
 AUDIT_READ = "platform.audit.read"

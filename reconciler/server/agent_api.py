@@ -1,4 +1,4 @@
-"""What node agents call once they are in: report, poll for tasks, ask for secrets.
+"""What node agents call once they are in: report, poll for tasks, ask for secrets and credentials.
 
 Rules:
 - The connection shows a certificate of the key that signs what comes over it (`peer`, `senders`).
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from node_agent.artifact_wire import PULL_TOKEN_REQUEST_TYPE, PullTokenRequest
 from node_agent.wire import (
     MESSAGE_BYTES_MAX,
     POLL_TYPE,
@@ -31,12 +32,14 @@ from node_agent.wire import (
     Report,
     SecretsRequest,
 )
+from reconciler.artifacts.registry_tokens import RegistryTokens
 from reconciler.core.authority.accounts import audience
 from reconciler.core.records import EnrolledNode, Intent
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, read_body
 from reconciler.server.instance_secrets import InstanceSecrets, Once
 from reconciler.server.peer import shown_key
+from reconciler.server.pull_tokens import PullTokens
 from reconciler.server.senders import Senders
 
 _SMALL_BYTES_MAX = 64 * 1024
@@ -106,6 +109,8 @@ class AgentApi:
         self._secrets = InstanceSecrets(
             deps.store, deps.secrets, audience(deps.settings.environment)
         )
+        tokens = RegistryTokens(deps.secrets, deps.clock, deps.settings)
+        self._pull_tokens = PullTokens(deps.store, tokens, deps.settings)
         # A request counts as fresh for that long before and after the time it gives.
         self._asked = Once(2 * int(deps.settings.report_age_max_s * 1000))
 
@@ -114,6 +119,7 @@ class AgentApi:
             Route("/v1/agent/report", self.report, methods=["POST"]),
             Route("/v1/agent/poll", self.poll, methods=["POST"]),
             Route("/v1/agent/secrets", self.secrets, methods=["POST"]),
+            Route("/v1/agent/pull-token", self.pull_token, methods=["POST"]),
         ]
 
     async def report(self, request: Request) -> Response:
@@ -148,6 +154,13 @@ class AgentApi:
                 409, "replayed_request", "this very request was made before: make a new one"
             )
         return JSONResponse(await self._threads.run(self._secrets.answer, wanted))
+
+    async def pull_token(self, request: Request) -> Response:
+        node, payload = await self._heard(request, PULL_TOKEN_REQUEST_TYPE)
+        now_ms = self._deps.clock.now_ms()
+        wanted = self._senders.checked(PullTokenRequest, node, payload, now_ms)
+        found = await self._threads.run(self._pull_tokens.answer, wanted)
+        return JSONResponse(found.model_dump(mode="json"))
 
     async def _heard(self, request: Request, payload_type: str) -> tuple[EnrolledNode, bytes]:
         shown = shown_key(request, self._deps.clock.now_ms())

@@ -47,6 +47,7 @@ def components() -> dict[str, Schema]:
         **_of_nodes(),
         **_of_the_control_plane(),
         **_of_agents(),
+        **_of_releases(),
     }
     return dict(sorted(found.items()))
 
@@ -175,6 +176,20 @@ def _of_callers() -> dict[str, Schema]:
             expires_in={**COUNT, "description": "Seconds."},
             scope={**TEXT, "description": "The permissions it is good for, with blanks between."},
         ),
+        "RegistryTokenRequest": closed(
+            "Asks for a token of the registry.",
+            {"service": TEXT, "scope": TEXT, "client_id": TEXT, "access_type": TEXT},
+            grant_type={"const": "password"},
+            username={**TEXT, "description": "The id of an intent."},
+            password={**TEXT, "description": "Its credential."},
+        ),
+        "RegistryToken": closed(
+            "A token, to be sent to the registry as Authorization: Bearer.",
+            token=TEXT,
+            access_token={**TEXT, "description": "The same: OAuth 2 calls it so."},
+            expires_in={**COUNT, "description": "Seconds."},
+            issued_at={**TEXT, "format": "date-time"},
+        ),
         "Unwrap": closed(
             "Asks for a secret, once.",
             token={**TEXT, "minLength": 1, "description": "A hand-over token, as it was printed."},
@@ -283,6 +298,14 @@ def _of_nodes() -> dict[str, Schema]:
     return {
         "Gpu": of_type(wire.Gpu, "A GPU that a node has."),
         "Stray": of_type(wire.Stray, "Something with our label that no task asked for."),
+        "BlobSeen": closed(
+            "A blob in a node's cache, or on its way there.",
+            digest=TEXT,
+            state=one_of("ready", "pulling", "failed"),
+            bytes_done=COUNT,
+            size_bytes=or_null(COUNT),
+            error=TEXT,
+        ),
         "Workload": closed(
             "What a node says of one instance.",
             instance=TEXT,
@@ -306,6 +329,7 @@ def _of_nodes() -> dict[str, Schema]:
             disk_free_mib=or_null({"type": "integer"}),
             workloads=listed(ref("Workload")),
             strays=listed(ref("Stray")),
+            blobs=listed(ref("BlobSeen")),
         ),
         "Nodes": closed("By name.", nodes=listed(ref("Node"))),
     }
@@ -341,9 +365,36 @@ def _of_the_control_plane() -> dict[str, Schema]:
     }
 
 
+def _of_releases() -> dict[str, Schema]:
+    return {
+        "ReleaseBuild": closed(
+            "What a release has for one system, or for all of them (`any`).",
+            component=one_of("agent", "cli", "sdk"),
+            platform={**TEXT, "description": "os/arch, or any."},
+            kind=one_of("oci", "blob"),
+            digest={**TEXT, "pattern": "^sha256:[0-9a-f]{64}$"},
+            size_bytes=COUNT,
+            media_type=or_null(TEXT),
+            file_name=or_null(TEXT),
+            path=or_null({**TEXT, "description": "Where its bytes are given."}),
+            reference=or_null({**TEXT, "description": "`repository@digest` of an image."}),
+        ),
+        "Release": closed(
+            "One version of the platform's own programs.",
+            version=TEXT,
+            channel=TEXT,
+            released_at=or_null(TEXT),
+            notes=TEXT,
+            builds=listed(ref("ReleaseBuild")),
+        ),
+        "Releases": closed("Newest first.", releases=listed(ref("Release"))),
+    }
+
+
 def _of_agents() -> dict[str, Schema]:
     base64 = {**TEXT, "contentEncoding": "base64"}
     key = {**TEXT, "pattern": "^[0-9a-f]{64}$"}
+    digest = {**TEXT, "pattern": "^sha256:[0-9a-f]{64}$"}
     return {
         "Envelope": closed(
             "A DSSE envelope: a signed message.",
@@ -373,6 +424,11 @@ def _of_agents() -> dict[str, Schema]:
             certificate=TEXT,
             ca=TEXT,
         ),
+        "PullToken": closed(
+            "A registry's bearer token; empty where it asks for none.",
+            token=TEXT,
+            expires_at_ms=AT_MS,
+        ),
         "Received": closed("Taken.", report_seq=COUNT, received_at_ms=AT_MS),
         "PollReply": closed(
             "Signed tasks, oldest first, and what holds for the node where that changed.",
@@ -380,6 +436,11 @@ def _of_agents() -> dict[str, Schema]:
             tasks=listed(ref("Envelope")),
         ),
         "Accepted": closed("Heard.", accepted={"const": True}),
+        "Bytes": {"description": "As they are."},
+        "BlobDigest": closed("What an upload is to hash to.", digest=digest),
+        "Blob": closed("A blob that is there whole.", digest=digest, size_bytes=COUNT),
+        "BlobPart": closed("How much of an upload is kept.", bytes_done=COUNT),
+        "BlobHashing": closed("It goes on: ask again.", hashing={"const": True}),
         "AnyBody": {"description": "Whatever the forge sends."},
     }
 

@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import anyio.to_thread
 
-from reconciler.ports import Clock, SecretStore, Store
+from reconciler.artifact_ports import BlobStore
+from reconciler.ports import Clock, Registry, SecretStore, Store
 from reconciler.server.metrics import Metrics
 from reconciler.settings import Settings
 
@@ -108,7 +109,8 @@ class ServerDeps:
     `task_key` names the signing key of tasks in the secret store. `snapshot` gives a signed
     snapshot to plan offline with, where this server offers any. `heartbeat` tells of the loop of
     this process, where there is one. `node_config` gives a node's signed NodeConfig where that has
-    another digest than the one given (`node_config.NodeConfigs`).
+    another digest than the one given (`node_config.NodeConfigs`). `registry` is what intents are
+    completed with, `blobs` the artifact store.
     """
 
     store: Store
@@ -122,6 +124,8 @@ class ServerDeps:
     snapshot: Callable[[], bytes] | None = None
     heartbeat: Callable[[], Beat] | None = None
     node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None
+    registry: Registry | None = None
+    blobs: BlobStore | None = None
 
 
 class Threads:

@@ -14,7 +14,9 @@ from typing import Any
 from node_agent.membership import SERVER_NAME
 from reconciler.core.names import NAME
 from reconciler.server.api_schemas import Schema, components, ref
+from reconciler.server.intent_schemas import intent_schemas
 from reconciler.server.operations import BEARER_ERRORS, CALLER, MEMBER, OPERATIONS, OWN, Operation
+from reconciler.use_cases.releases import COMPONENTS
 
 VERSION = "1.0.0"
 """Of the API, not of what serves it."""
@@ -25,12 +27,22 @@ _PATH_PARAMETERS: Mapping[str, str] = {
     "tenant": f"^{NAME}$",
     "project": f"^{NAME}$",
     "name": f"^{MEMBER}$",
+    "id": "^[0-9a-f]{26}$",
+    "digest": "^sha256:[0-9a-f]{64}$",
+    "version": "^[0-9A-Za-z][-+.0-9A-Za-z]*$",
+    "component": f"^(?:{'|'.join(COMPONENTS)})$",
+    "os": "^(?:any|linux|darwin|windows)$",
+    "arch": "^(?:any|amd64|arm64)$",
 }
 _TAGS: Mapping[str, str] = {
     "read": "What is seen and remembered. Nothing is changed here: changes are commits.",
     "tokens": "Tokens for people and machines.",
     "handover": "For people whom a secret was handed to. Using up a token changes no desired "
     "state.",
+    "intents": "Ways in and out for artifacts: what is given out is good for one place, until it "
+    "is completed, closed or over. What should run is not touched.",
+    "blobs": "Large files in and out, resumable, by digest, with the credential of an intent.",
+    "releases": "Builds of the platform's own programs, by version and by digest.",
     "probes": "For orchestrators and Prometheus.",
     "agent": "Internal: between the control plane and node agents of the same release.",
     "webhooks": "For Git forges.",
@@ -47,10 +59,12 @@ _WORDS: Mapping[int, str] = {
     413: "The body is too large.",
     421: "The server is called by a name that is not its own.",
     415: "The body is of another type.",
+    416: "There is nothing in that range.",
     422: "It is not well-formed.",
     429: "Too many tries: wait.",
     500: "The control plane failed; its log has the correlation id.",
     503: "Something it needs does not answer: try again.",
+    507: "There is no room for it.",
 }
 
 
@@ -80,7 +94,7 @@ def openapi_document() -> dict[str, Any]:
         "tags": [{"name": name, "description": says} for name, says in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": components(),
+            "schemas": dict(sorted({**components(), **intent_schemas()}.items())),
             "responses": _shared_responses(),
             "headers": {
                 "CorrelationId": {
@@ -140,7 +154,11 @@ def _parameters(one: Operation) -> list[dict[str, Any]]:
         {"name": it.name, "in": "query", "description": it.says, "schema": it.schema}
         for it in one.query
     ]
-    return [*in_path, *in_query]
+    in_header: list[dict[str, Any]] = [
+        {"name": it.name, "in": "header", "description": it.says, "schema": it.schema}
+        for it in one.header
+    ]
+    return [*in_path, *in_query, *in_header]
 
 
 def errors_of(one: Operation) -> dict[int, tuple[str, ...]]:
@@ -149,7 +167,7 @@ def errors_of(one: Operation) -> dict[int, tuple[str, ...]]:
     if one.needs_token:
         found[401] = BEARER_ERRORS
         found[421] = ("wrong_host",)
-        found[422] = ("invalid_parameter", "unknown_parameter")
+        found[422] = (*one.errors.get(422, ()), "invalid_parameter", "unknown_parameter")
         if one.access != CALLER and not one.by_project:
             found[403] = ("not_permitted",)
     found[500] = ("internal",)
@@ -158,13 +176,12 @@ def errors_of(one: Operation) -> dict[int, tuple[str, ...]]:
 
 
 def _responses(one: Operation) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        str(one.status): {
-            "description": one.summary,
-            "headers": _NAMED,
-            "content": {one.media: {"schema": ref(one.answers)}},
-        }
-    }
+    found: dict[str, Any] = {}
+    for answered, shape in ((one.status, one.answers), *one.further.items()):
+        found[str(answered)] = {"description": one.summary, "headers": _NAMED}
+        if shape:
+            media = one.media if shape == one.answers else "application/json"
+            found[str(answered)]["content"] = {media: {"schema": ref(shape)}}
     for status, codes in errors_of(one).items():
         found[str(status)] = {"$ref": RESPONSES + _response_name(status, codes)}
     return found

@@ -1,103 +1,42 @@
 """Every route as a value: path, who may call it, what it takes and what it answers.
 
 Rules: the routes are made from this table and the OpenAPI document is written from it, so that
-neither can say what the other does not do. A parameter that is not in here is refused.
+neither can say what the other does not do.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-from starlette.datastructures import QueryParams
-
+from reconciler.artifacts.registry_keys import TOKEN_PATH as REGISTRY_TOKEN_PATH
 from reconciler.core.authority.accounts import TOKEN_PATH
-from reconciler.core.names import NAME, InstanceKey
-from reconciler.server.access_rules import AUDIT_READ, INSTANCE_READ, NODE_READ, STATUS_READ
+from reconciler.server.access_rules import (
+    ARTIFACT_REGISTER,
+    AUDIT_READ,
+    INSTANCE_READ,
+    NODE_READ,
+    STATUS_READ,
+)
 from reconciler.server.auth_api import SERVICE_ACCOUNT_PATH
-from reconciler.server.errors import ApiError
+from reconciler.server.operation_form import (
+    CALLER,
+    KEY,
+    MEMBER,
+    OWN,
+    InstanceName,
+    Number,
+    Operation,
+    Query,
+    Text,
+    Texts,
+)
 from reconciler.server.unwrap_api import UNWRAP_PATH
+
+__all__ = ["CALLER", "KEY", "MEMBER", "OPERATIONS", "OWN", "Operation", "Query"]
 
 PAGE_MAX = 1_000
 CURSOR_MAX = 2**63 - 1
-MEMBER = rf"{NAME}(?:\.{NAME})?"
-KEY = re.compile(rf"{NAME}/{NAME}/{MEMBER}")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A whole number in the query."""
-
-    name: str
-    says: str
-    default: int
-    maximum: int
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        limits = {"minimum": 0, "maximum": self.maximum, "default": self.default}
-        return {"type": "integer", **limits}
-
-    def read(self, text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > self.maximum:
-            expected = f"expected a number from 0 to {self.maximum}"
-            raise ApiError(422, "invalid_parameter", f"{self.name}: {expected}")
-        return int(text)
-
-
-@dataclass(frozen=True)
-class InstanceName:
-    """An instance's key in the query."""
-
-    name: str
-    says: str
-    default: None = None
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{KEY.pattern}$"}
-
-    def read(self, text: str) -> InstanceKey:
-        if not KEY.fullmatch(text):
-            message = f"{self.name}: expected tenant/project/name[.member]"
-            raise ApiError(422, "invalid_parameter", message)
-        return InstanceKey(text)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One method of one path.
-
-    `access` is what lets somebody call it: `public`, `caller` (any who proves who he is), a read
-    permission for the platform, or one that is asked for each project (`by_project`). What has its
-    own way to prove who calls is `own`; `proof` says which. `answers` names schema components, and
-    `errors` those codes of refusals, by status, that access and parameters alone don't explain.
-    """
-
-    path: str
-    id: str
-    summary: str
-    answers: str
-    method: str = "GET"
-    status: int = 200
-    tag: str = "read"
-    access: str = "public"
-    by_project: bool = False
-    query: tuple[Number | InstanceName, ...] = ()
-    errors: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    takes: str = ""
-    takes_as: tuple[str, ...] = ("application/json",)
-    proof: str = ""
-    media: str = "application/json"
-
-    @property
-    def needs_token(self) -> bool:
-        return self.access not in ("public", "own")
-
-
-CALLER, OWN = "caller", "own"
 KEY_ERRORS = ("key_unknown", "key_revoked", "key_not_yet_valid", "key_expired")
 BEARER_ERRORS = (
     "token_required", "token_missing", "token_invalid", "token_expired", "account_gone",
@@ -217,6 +156,113 @@ AGENT_OPERATIONS = (
             404: ("secret_missing",), 409: ("replayed_request",),
         },
     ),
+    Operation(
+        "/v1/agent/pull-token", "pull_token", "Gives a node a registry token to pull the image of "
+        "one of its instances with; an empty one where the registry asks for none.",
+        "PullToken", "POST", tag="agent", access=OWN, proof=_SHOWN, takes="Envelope",
+        errors={**_FROM_NODE, 403: (*_NOT_SHOWN, "not_placed", "not_its_image")},
+    ),
+)  # fmt: skip
+_BLOB_OUT = {206: "Bytes", 304: "", 307: ""}
+_RANGE = (
+    Text("Range", "Bytes of it: one range, as in RFC 9110."),
+    Text("If-Range", "Its ETag: the whole where it is another by now."),
+    Text("If-None-Match", "ETags of what is there already."),
+)
+AGENT_BLOB = Operation(
+    "/v1/agent/blob", "agent_blob", "Gives a node a blob that it was told to have, from an offset "
+    "on; or says where it is.",
+    "Bytes", "POST", tag="agent", access=OWN, proof=_SHOWN, takes="Envelope",
+    media="application/octet-stream", further={206: "Bytes", 307: ""},
+    errors={
+        **_FROM_NODE, 403: (*_NOT_SHOWN, "blob_not_for_node"), 404: ("no_such_blob",),
+        409: ("no_blob_store",), 416: ("wrong_offset",),
+    },
+)  # fmt: skip
+_OF_INTENT: Mapping[int, tuple[str, ...]] = {
+    401: ("credential_refused",), 403: ("blob_not_opened",), 409: ("no_blob_store",),
+    429: ("rate_limited",),
+}  # fmt: skip
+BLOB_KEPT = Operation(
+    "/v1/blobs/uploads/{id}", "blob_upload", "How many bytes of an upload are kept: Upload-Offset. "
+    "HEAD says it too.",
+    "BlobPart", tag="blobs", access=OWN, errors=_OF_INTENT,
+    proof="Basic, the id of a publish intent with its credential",
+)  # fmt: skip
+BLOB_TAKE = replace(
+    BLOB_KEPT, id="blob_append", method="PATCH", status=204, answers="", takes="Bytes",
+    takes_as=("application/octet-stream",),
+    summary="Adds bytes to an upload, from the offset on that is kept.",
+    header=(Text("Upload-Offset", "How many bytes came before: as many as are kept."),),
+    errors={
+        **_OF_INTENT, 400: ("invalid_message",), 408: ("too_slow",), 413: ("too_large",),
+        409: ("wrong_offset", "upload_finished", *_OF_INTENT[409]), 507: ("blob_store_full",),
+    },
+)  # fmt: skip
+BLOB_FINISH = replace(
+    BLOB_KEPT, id="blob_finish", path=f"{BLOB_KEPT.path}/finish", method="POST",
+    answers="Blob", takes="BlobDigest", further={202: "BlobHashing"},
+    summary="Makes an upload a blob, once all of it hashed to this digest. Asked again, it says "
+    "the same.",
+    errors={
+        **_OF_INTENT, 400: ("invalid_message",), 404: ("no_such_upload",), 408: ("too_slow",),
+        413: ("too_large",), 422: ("digest_mismatch",), 507: ("blob_store_full",),
+    },
+)  # fmt: skip
+BLOB_GIVE = Operation(
+    "/v1/blobs/{digest}", "blob", "A blob by its digest, whole or from any byte on; or where it "
+    "is. HEAD says how large it is.",
+    "Bytes", tag="blobs", access=OWN, media="application/octet-stream", header=_RANGE,
+    further=_BLOB_OUT, proof="Basic, the id of a pull intent for it with its credential",
+    errors={**_OF_INTENT, 404: ("no_such_blob",), 416: ("range_not_satisfiable",)},
+)  # fmt: skip
+RELEASES = Operation(
+    "/v1/releases", "releases", "The published releases of the platform's own programs, newest "
+    "first.", "Releases", tag="releases", access=CALLER,
+    query=(Text("channel", "Only of this channel."),),
+)  # fmt: skip
+_NO_RELEASE: Mapping[int, tuple[str, ...]] = {
+    404: ("no_such_release",), 410: ("release_withdrawn",),
+}  # fmt: skip
+RELEASE = Operation(
+    "/v1/releases/{version}", "release", "What a release is made of: each build with its digest.",
+    "Release", tag="releases", access=CALLER, errors=_NO_RELEASE,
+)  # fmt: skip
+RELEASE_BUILD = Operation(
+    "/v1/releases/{version}/{component}/{os}/{arch}", "release_build", "A build of a release, "
+    "whole or from any byte on; or where it is. The one that runs everywhere, where there is none "
+    "for that system. HEAD says how large it is.",
+    "Bytes", tag="releases", access=CALLER, media="application/octet-stream", header=_RANGE,
+    further=_BLOB_OUT,
+    errors={
+        404: ("no_such_release", "no_such_build", "no_such_blob"), 410: _NO_RELEASE[410],
+        409: ("release_in_registry", "no_blob_store"), 416: ("range_not_satisfiable",),
+    },
+)  # fmt: skip
+RELEASE_OPERATIONS = (RELEASES, RELEASE, RELEASE_BUILD)
+BLOB_OPERATIONS = (BLOB_KEPT, BLOB_TAKE, BLOB_FINISH, BLOB_GIVE, AGENT_BLOB)
+_LOGIN_ERRORS: Mapping[int, tuple[str, ...]] = {
+    400: ("service_unknown",), 401: ("credential_refused",), 429: ("rate_limited",),
+}  # fmt: skip
+REGISTRY_TOKEN = Operation(
+    REGISTRY_TOKEN_PATH, "registry_token", "A token for the registry, by the distribution token "
+    "protocol. What is asked for beyond what the intent opens is left out.",
+    "RegistryToken", tag="tokens", access=OWN, errors=_LOGIN_ERRORS,
+    proof="Basic, the id of a publish or pull intent with its credential",
+    query=(
+        Text("service", "The registry's name for itself, as its challenge has it."),
+        Texts("scope", "`repository:<name>:<actions>`; none asks for nothing but a login."),
+    ),
+)  # fmt: skip
+REGISTRY_TOKEN_FORM = replace(
+    REGISTRY_TOKEN, id="registry_token_form", method="POST", query=(),
+    summary="The same, as OAuth 2 asks for it.", takes="RegistryTokenRequest",
+    takes_as=("application/x-www-form-urlencoded",),
+    proof="the id of a publish or pull intent with its credential, in the body",
+    errors={
+        **_LOGIN_ERRORS, 408: ("too_slow",), 413: ("too_large",), 415: ("unsupported_media_type",),
+        400: ("invalid_message", "unsupported_grant_type", "service_unknown"),
+    },
 )  # fmt: skip
 _TOKEN_ERRORS: Mapping[int, tuple[str, ...]] = {
     400: ("invalid_message", "unsupported_grant_type", "scope_invalid", "assertion_invalid"),
@@ -257,34 +303,91 @@ HOOK = Operation(
     },
 )  # fmt: skip
 
+INTENT_REFUSALS: Mapping[str, int] = {
+    "wish_invalid": 422, "digest_invalid": 422, "channel_unknown": 422,
+    "no_such_project": 404, "no_such_app": 404, "no_such_artifact": 404, "no_such_transfer": 404,
+    "no_such_blob": 404,
+    "artifact_revoked": 409, "artifact_retired": 409, "registry_is_folder": 409,
+    "no_environment": 409, "no_blob_store": 409, "no_such_upload": 409, "mount_unsupported": 409,
+    "tag_reserved": 409,
+    "transfer_not_publish": 409, "transfer_closed": 409, "transfer_completed": 409,
+    "not_pushed": 409, "artifact_incomplete": 409, "artifact_too_large": 409,
+    "digest_mismatch": 409, "index_nested": 409, "manifest_malformed": 409,
+    "manifest_too_large": 409, "manifest_type_unknown": 409, "size_mismatch": 409,
+    "too_many_attached": 409, "transfer_expired": 410, "too_many_transfers": 429,
+}  # fmt: skip
+"""Code → status of what can be wrong with an intent or with what was pushed for it."""
+_DONE_HERE = {403: ("not_permitted",), 503: ("no_registry",)}
+_TAKEN = {**_DONE_HERE, 408: ("too_slow",), 413: ("too_large",)}
+
+
+def _intent_errors(codes: str, more: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+    found: dict[int, tuple[str, ...]] = dict(more)
+    for code in codes.split():
+        status = INTENT_REFUSALS[code]
+        found[status] = (*found.get(status, ()), code)
+    return found
+
+
+_OPENING = (
+    "wish_invalid no_such_project no_environment registry_is_folder no_blob_store "
+    "too_many_transfers"
+)
+_COPIED = (
+    "mount_unsupported artifact_incomplete artifact_too_large digest_mismatch index_nested "
+    "manifest_malformed manifest_too_large manifest_type_unknown size_mismatch too_many_attached "
+    "tag_reserved"
+)
+PUBLISH = Operation(
+    "/v1/intents/publish", "publish_intent", "A place to push one artifact to, with a credential "
+    "for that place alone, wrapped.",
+    "OpenedIntent", "POST", 201, tag="intents", access=ARTIFACT_REGISTER, by_project=True,
+    takes="PublishIntent", errors=_intent_errors(f"{_OPENING} no_such_app channel_unknown", _TAKEN),
+)  # fmt: skip
+PULL = Operation(
+    "/v1/intents/pull", "pull_intent", "A credential to pull one artifact with, wrapped.",
+    "OpenedIntent", "POST", 201, tag="intents", access=INSTANCE_READ, by_project=True,
+    takes="PullIntent",
+    errors=_intent_errors(
+        f"{_OPENING} no_such_artifact no_such_blob artifact_revoked artifact_retired {_COPIED}",
+        _TAKEN,
+    ),
+)  # fmt: skip
+INTENTS = Operation(
+    "/v1/intents", "intents", "The newest intents of all projects that the caller may read.",
+    "Intents", tag="intents", access=INSTANCE_READ, by_project=True,
+    query=(_LAST, Text("project", "Only of this project, tenant/project.")),
+)  # fmt: skip
+_ONE_INTENT = "/v1/intents/{id}"
+INTENT = Operation(
+    _ONE_INTENT, "intent", "One intent.", "Intent", tag="intents", access=INSTANCE_READ,
+    by_project=True, errors=_intent_errors("no_such_transfer", {}),
+)  # fmt: skip
+COMPLETE = Operation(
+    f"{_ONE_INTENT}/complete", "complete_intent", "Takes what was pushed into its canonical "
+    "repository, by digest, with what is attached to it.",
+    "CompletedIntent", "POST", tag="intents", access=ARTIFACT_REGISTER, by_project=True,
+    takes="CompleteIntent",
+    errors=_intent_errors(
+        "wish_invalid digest_invalid no_such_transfer transfer_not_publish transfer_closed "
+        "transfer_completed transfer_expired not_pushed no_environment no_blob_store "
+        f"no_such_upload {_COPIED}",
+        _TAKEN,
+    ),
+)  # fmt: skip
+CLOSE = Operation(
+    _ONE_INTENT, "close_intent", "Ends an intent: its credential opens nothing any more. For who "
+    "asked for it, too.",
+    "Intent", "DELETE", tag="intents", access=ARTIFACT_REGISTER, by_project=True,
+    errors=_intent_errors("no_such_transfer", _DONE_HERE),
+)  # fmt: skip
+INTENT_OPERATIONS = (PUBLISH, PULL, INTENTS, INTENT, COMPLETE, CLOSE)
+
 READ_OPERATIONS = (
     HEALTHZ, READYZ, OPENAPI, METRICS, WHOAMI, STATUS, INSTANCES, INSTANCE, TIMELINE, EVENTS,
     NODES, AUDIT, SNAPSHOT,
 )  # fmt: skip
-OPERATIONS = (*READ_OPERATIONS, TOKEN, SERVICE_ACCOUNT_TOKEN, UNWRAP, *AGENT_OPERATIONS, HOOK)
-
-
-class Query:
-    """The parameters of one request, read by the table."""
-
-    def __init__(self, operation: Operation, given: QueryParams) -> None:
-        """ApiError 422 for one that is unknown, given twice, or not well-formed."""
-        known = {one.name: one for one in operation.query}
-        self._values: dict[str, Any] = {name: one.default for name, one in known.items()}
-        if operation.tag == "probes":
-            return  # Probes and scrapers add what they like.
-        for name in given:
-            if name not in known:
-                there = ", ".join(known) or "none"
-                message = f"a parameter that is not known here; those known: {there}"
-                raise ApiError(422, "unknown_parameter", message)
-            if len(given.getlist(name)) > 1:
-                raise ApiError(422, "invalid_parameter", f"{name}: given more than once")
-            self._values[name] = known[name].read(given[name])
-
-    def number(self, name: str) -> int:
-        return int(self._values[name])
-
-    def instance(self) -> InstanceKey | None:
-        found: InstanceKey | None = self._values["instance"]
-        return found
+OPERATIONS = (
+    *READ_OPERATIONS, TOKEN, SERVICE_ACCOUNT_TOKEN, REGISTRY_TOKEN, REGISTRY_TOKEN_FORM, UNWRAP,
+    *INTENT_OPERATIONS, *BLOB_OPERATIONS, *RELEASE_OPERATIONS, *AGENT_OPERATIONS, HOOK,
+)  # fmt: skip

@@ -18,14 +18,14 @@ from pydantic import ValidationError
 
 from node_agent import envelope
 from node_agent.membership import CertificateRequest
-from node_agent.wire import Poll, Report, SecretsRequest, VerifierKey
+from node_agent.wire import BlobRequest, Poll, PullTokenRequest, Report, SecretsRequest, VerifierKey
 from reconciler.core.records import EnrolledNode
 from reconciler.server.deps import ServerDeps
 from reconciler.server.errors import ApiError, first_problem
 
 _SIGNERS_MAX = 4
 
-M = TypeVar("M", Report, Poll, SecretsRequest, CertificateRequest)
+M = TypeVar("M", Report, Poll, SecretsRequest, PullTokenRequest, BlobRequest, CertificateRequest)
 
 
 class Senders:

@@ -120,6 +120,9 @@ class Fields:
         state = self._subject.value(self._promotion, "/spec/state")
         promotion = [(self._promotion, "/spec/state")]
         yield self._row("promotion", value_text(state), None, promotion)
+        if one.channel:
+            trust = [(self._environment, f"/spec/trust/{name}") for name in self._channels()]
+            yield self._row("trust", f"good for {one.channel}", self._trusted(), trust)
         yield from self._more()
 
     def _row(self, name: str, desired: str, observed: str | None, options: Options) -> Row:
@@ -221,6 +224,10 @@ class Fields:
             text = f"by {one.suspend.by}: {one.suspend.reason}"
             yield self._row("suspend", value_text(text), None, options)
 
+    def _channels(self) -> tuple[str, ...]:
+        canary = self._instance.promotion == "canary"
+        return ("canary_channel", "channel") if canary else ("channel",)
+
     # What is seen.
 
     @property
@@ -233,6 +240,14 @@ class Fields:
         if isinstance(seen, Unknown):
             return f"{UNKNOWN}{seen.reason}"
         return None if seen.value else "nothing there"
+
+    def _trusted(self) -> str:
+        """Of what runs; for what is yet to run, the plan says it."""
+        found = self._live.record.conditions if self._live.record is not None else ()
+        known = next((one for one in found if one.type == "Trusted"), None)
+        if known is None:
+            return f"{UNKNOWN}nothing of it runs yet, or nobody looked at its signatures"
+        return known.message if known.status == "True" else f"not good: {known.message}"
 
     def _applied(self) -> str:
         record = self._live.record
@@ -335,6 +350,8 @@ def _agrees(name: str, desired: str, observed: str) -> bool:
         return {"running": "ready", "stopped": "stopped"}.get(desired, "removed") == observed
     if name == "ports":
         return (desired == "none") == (observed == "none")
+    if name == "trust":
+        return observed.startswith(desired)
     if name == "health":
         return observed.startswith(("ready", "stopped"))
     return desired == observed

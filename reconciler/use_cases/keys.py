@@ -9,7 +9,15 @@ from reconciler.core.observed import NodeSeen, Seen
 from reconciler.core.plan.keys import known_versions, signing_version
 from reconciler.errors import GpuaasError, Refused
 from reconciler.observe import see_nodes
-from reconciler.ports import KEY_KINDS, TASK_KEY, KeyKind, Ports, PublicKey, SecretStore
+from reconciler.ports import (
+    KEY_KINDS,
+    REGISTRY_KEY,
+    TASK_KEY,
+    KeyKind,
+    Ports,
+    PublicKey,
+    SecretStore,
+)
 from reconciler.settings import Settings
 
 NAMES = tuple(sorted(KEY_KINDS))
@@ -47,6 +55,8 @@ def _state(name: str, secrets: SecretStore, nodes: Mapping[str, Seen[NodeSeen]])
         return KeyState(name, KEY_KINDS[name], unknown=str(error))
     if not versions:
         return KeyState(name, KEY_KINDS[name])
+    if name == REGISTRY_KEY:
+        return KeyState(name, KEY_KINDS[name], versions, versions[0])
     if name != TASK_KEY:
         return KeyState(name, KEY_KINDS[name], versions, versions[-1])
     known = known_versions(nodes, versions[0])

@@ -7,19 +7,19 @@ both make the same plan of the same state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from node_agent.wire import Workload
 from reconciler.core.accept import AcceptedState, parse_accepted
-from reconciler.core.actions import Replace, action_id, key_action_id
+from reconciler.core.actions import Replace, action_id, blob_action_id, key_action_id
 from reconciler.core.authority.facts import Walked
 from reconciler.core.desired import Desired
 from reconciler.core.names import ActionId, ArtifactKey, InstanceKey, Revision
 from reconciler.core.observed import ArtifactSeen, NodeSeen, Observed, Seen
 from reconciler.core.plan import Plan, moves
 from reconciler.core.problems import Problem
-from reconciler.core.records import Accepted, InstanceRecord, Intent
+from reconciler.core.records import Accepted, InstanceRecord, Intent, StepBack
 from reconciler.core.resolve import resolve
 from reconciler.core.schema import SchemaSet
 from reconciler.core.source import Snapshot
@@ -32,8 +32,9 @@ from reconciler.observe import (
     secrets_to_launch,
     see_nodes,
     with_keys,
+    with_trust,
 )
-from reconciler.ports import Ports, Registry, SecretStore
+from reconciler.ports import Ports, Registry, SecretStore, Store
 from reconciler.settings import Settings
 from reconciler.views.plan_words import Comparison, FieldChange, Shown, workload_changes
 from renderers import render
@@ -63,6 +64,11 @@ class Look(Protocol):
     def now_ms(self) -> int: ...
 
     @property
+    def step_backs(self) -> Mapping[str, StepBack]:
+        """Canaries that went back, by their Promotion."""
+        ...
+
+    @property
     def walked(self) -> Walked | None:
         """What the commits up to one revision come to; None where nobody looked."""
         ...
@@ -75,6 +81,10 @@ class Look(Protocol):
         """The same with the signing keys that something is wanted of."""
         ...
 
+    def with_trust(self, desired: Desired, seen: Observed) -> Observed:
+        """The same with what is known of the signatures that are asked for."""
+        ...
+
 
 @dataclass(frozen=True)
 class LiveLook:
@@ -82,12 +92,15 @@ class LiveLook:
 
     registry: Registry
     custody: SecretStore
+    store: Store
     accepted: Accepted
     records: Mapping[InstanceKey, InstanceRecord]
     intents: tuple[Intent, ...]
     nodes: Mapping[str, Seen[NodeSeen]]
     now_ms: int
+    trust_recheck_s: float
     walked: Walked | None = None
+    step_backs: Mapping[str, StepBack] = field(default_factory=dict)
 
     def artifacts_for(self, desired: Desired, seen: Observed) -> Artifacts:
         return look_up(self.registry, artifacts_to_launch(desired, seen))
@@ -97,6 +110,10 @@ class LiveLook:
 
     def with_keys(self, desired: Desired, seen: Observed) -> Observed:
         return with_keys(self.custody, desired, seen)
+
+    def with_trust(self, desired: Desired, seen: Observed) -> Observed:
+        asking, recheck_s = (self.store, self.registry), self.trust_recheck_s
+        return with_trust(*asking, desired, seen, self.records, self.now_ms, recheck_s)
 
 
 def look_now(ports: Ports, settings: Settings, walk: Walk | None = None) -> LiveLook:
@@ -108,12 +125,15 @@ def look_now(ports: Ports, settings: Settings, walk: Walk | None = None) -> Live
     return LiveLook(
         registry=ports.registry,
         custody=ports.secrets,
+        store=store,
         accepted=accepted,
         records=store.records(),
         intents=tuple(store.open_intents(now_ms)),
         nodes=see_nodes(ports, settings, now_ms).nodes,
         now_ms=now_ms,
+        trust_recheck_s=settings.trust_recheck_s,
         walked=walk(accepted) if walk is not None else None,
+        step_backs=store.step_backs(),
     )
 
 
@@ -155,14 +175,15 @@ def plan_revision(
     for problem in state.problems:
         if problem.code == "unknown_environment":
             raise Refused(problem.code, problem.message, where=problem.where, hint=problem.hint)
-    desired, seen = wanted(state, Observed(nodes=look.nodes), records)
+    desired, seen = wanted(state, Observed(nodes=look.nodes), records, look.step_backs)
     known = known or Observed()
     seen = replace(
         seen,
         artifacts={**look.artifacts_for(desired, seen), **known.artifacts},
         secrets={**look.secrets_for(desired, seen), **known.secrets},
     )
-    seen = look.with_keys(desired, seen)
+    seen = look.with_keys(desired, look.with_trust(desired, seen))
+    seen = replace(seen, trust={**seen.trust, **known.trust})
     plan = plan_of(desired, seen, records, look.intents, look.now_ms)
     return Planned(state, seen, plan, desired)
 
@@ -204,8 +225,13 @@ def _compared(
     wanted = {action_id(a): a.held.code if a.held else "" for a in planned.plan.actions}
     caused = frozenset(key for key, held in wanted.items() if known.get(key) != held)
     gone = tuple(a for a in before.actions if action_id(a) not in wanted)
-    keys = frozenset(map(key_action_id, planned.plan.keys)) - {*map(key_action_id, before.keys)}
-    return Comparison(Revision(base.revision), caused, gone, keys)
+    others = _beside_instances(planned.plan) - _beside_instances(before)
+    return Comparison(Revision(base.revision), caused, gone, others)
+
+
+def _beside_instances(plan: Plan) -> frozenset[str]:
+    """Ids of what it does about keys and blobs."""
+    return frozenset((*map(key_action_id, plan.keys), *map(blob_action_id, plan.blobs)))
 
 
 def _changes(

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from node_agent.envelope import EnvelopeRefused, unseal
-from reconciler.core.actions import Action, KeyAction, action_id, key_action_id
+from reconciler.core.actions import (
+    Action,
+    BlobAction,
+    KeyAction,
+    action_id,
+    blob_action_id,
+    blob_subject,
+    key_action_id,
+)
 from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.observed import Known, Seen
 from reconciler.core.plan import Plan
@@ -92,7 +100,7 @@ class SavedPlan:
         return REASON + self.plan_id
 
 
-def runs(action: Action | KeyAction) -> bool:
+def runs(action: Action | KeyAction | BlobAction) -> bool:
     """Whether applying the plan carries it out at once; what else holds an action goes on doing so,
     and what was agreed to goes ahead by itself when that ends.
     """
@@ -108,6 +116,11 @@ def _saved_key(action: KeyAction) -> SavedAction:
     return SavedAction(
         ActionId(key_action_id(action)), action.kind, _KEY + action.key, "", runs(action)
     )
+
+
+def _saved_blob(action: BlobAction) -> SavedAction:
+    subject = str(blob_subject(action.node, action.digest))
+    return SavedAction(blob_action_id(action), action.kind, subject, action.node, runs(action))
 
 
 def _key_of(action: SavedAction) -> tuple[str, int]:
@@ -131,6 +144,7 @@ def sealed(
         "runs": [
             *(action_id(action) for action in shown.plan.actions if runs(action)),
             *(key_action_id(action) for action in shown.plan.keys if runs(action)),
+            *(blob_action_id(action) for action in shown.plan.blobs if runs(action)),
         ],
         "plan": plan_document(shown),
     }
@@ -149,7 +163,11 @@ def of_plan(plan: Plan, environment: str, branch: str, now_ms: int) -> SavedPlan
         plan_id=plan.plan_id,
         created_at_ms=now_ms,
         expires_at_ms=now_ms + int(PLAN_LIFETIME_S * 1000),
-        actions=(*map(_saved_key, plan.keys), *map(_saved_action, plan.actions)),
+        actions=(
+            *map(_saved_key, plan.keys),
+            *map(_saved_blob, plan.blobs),
+            *map(_saved_action, plan.actions),
+        ),
     )
 
 
@@ -194,7 +212,8 @@ def _parsed(found: Any) -> SavedPlan:
                 one.get("node", ""),
                 one["action_id"] in running,
             )
-            for one in (*found["plan"].get("keys", ()), *found["plan"]["actions"])
+            for sort in ("keys", "blobs", "actions")
+            for one in found["plan"].get(sort, ())
         ),
     )
 
@@ -266,6 +285,7 @@ def differences(saved: SavedPlan, now: Plan) -> tuple[str, ...]:
         action_id(a): _told(verb_of(a), a.instance, a.node) for a in now.actions
     }
     wanted |= {key_action_id(a): _told(a.kind, _KEY + a.key, "") for a in now.keys}
+    wanted |= {one.action_id: str(one) for one in map(_saved_blob, now.blobs)}
     added = sorted(text for key, text in wanted.items() if key not in then)
     gone = sorted(text for key, text in then.items() if key not in wanted)
     told = []
@@ -334,7 +354,7 @@ def _is_seen(action: SavedAction, keys: Mapping[str, Seen[tuple[int, ...]]]) -> 
 def _ended(intent: Intent, record: InstanceRecord | None) -> bool:
     if intent.state in ("refused", "expired", "superseded"):
         return True
-    if intent.state == "queued" or intent.kind == "control":
+    if intent.state == "queued" or intent.kind in ("control", "pull_blob"):
         return False
     return record is None or record.state in _SETTLED
 

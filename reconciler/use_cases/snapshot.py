@@ -4,7 +4,8 @@ Rules:
 - What goes in is listed field by field; what is not listed stays here. No manifest, endpoint,
   access text, message, engine's answer, host inventory, envelope or address goes in. Accepted
   manifests are named by commit and hash: who plans offline has them in the state repo. Of secrets
-  that instances can refer to, it says which there are, and of signing keys which versions.
+  that instances can refer to, it says which there are, of signing keys which versions, and of
+  artifacts whose signatures held.
 - Signed with a key of its own (`SNAPSHOT_KEY`). Nothing is read before the signature holds, and
   who reads takes the key from a place the change under review can't write to.
 """
@@ -17,21 +18,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from node_agent.envelope import EnvelopeRefused, unseal
-from node_agent.wire import LAYOUT_PREFIX, VerifierKey, key_id
+from node_agent.wire import VerifierKey, key_id
+from reconciler.artifacts.endpoints import endpoint_of
+from reconciler.artifacts.looking import keep, look_at, looked_now
 from reconciler.core.accept import parse_accepted, to_stored
 from reconciler.core.custody.paths import REFERRED
 from reconciler.core.desired import Candidate
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.kinds.trust_policy import TrustPolicySpec
 from reconciler.core.names import ArtifactKey, Revision
 from reconciler.core.observed import Known, Unknown
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject
 from reconciler.core.times import time_text
+from reconciler.core.trust.build import rules_of
+from reconciler.core.trust.evidence import Evidence
+from reconciler.core.trust.standing import must_look
 from reconciler.custody import signing
 from reconciler.errors import GpuaasError, Refused, Transient
-from reconciler.observe import endpoint_of, key_versions, look_up, see_nodes
-from reconciler.ports import ARTIFACT_KEY, TASK_KEY, Ports, Registry, RegistryEndpoint, SecretStore
+from reconciler.observe import key_versions, look_up, see_nodes
+from reconciler.ports import KEY_KINDS, Ports, Registry, RegistryEndpoint, SecretStore
 from reconciler.settings import Settings
 from reconciler.use_cases.snapshot_form import (
     SECRETS_NOT_THERE,
@@ -48,6 +55,8 @@ SNAPSHOT_KEY = "snapshots"
 """The signing key of snapshots, by its name in the SecretStore."""
 SNAPSHOT_BYTES_MAX = 64 * 1024 * 1024
 ARTIFACTS_MAX = 5_000
+LOOKS_MAX = 200
+"""Artifacts whose signatures are looked at for one snapshot."""
 SECRETS_MAX = 50_000
 CLOCKS_APART_MS = 60_000
 """How far two clocks may be apart before a snapshot counts as from the future."""
@@ -68,6 +77,7 @@ def take(ports: Ports, settings: Settings) -> Remembered:
     now_ms = ports.clock.now_ms()
     accepted = ports.store.accepted()
     environment = settings.environment
+    artifacts = _artifacts(ports, accepted, environment)
     return Remembered(
         environment=environment,
         taken_at_ms=now_ms,
@@ -75,9 +85,11 @@ def take(ports: Ports, settings: Settings) -> Remembered:
         records=ports.store.records(),
         intents=tuple(ports.store.open_intents(now_ms)),
         nodes=see_nodes(ports, settings, now_ms).nodes,
-        artifacts=_artifacts(ports, accepted, environment),
+        artifacts=artifacts,
         secrets=_secret_paths(ports.secrets),
-        keys=key_versions(ports.secrets, (TASK_KEY, ARTIFACT_KEY))[0],
+        keys=key_versions(ports.secrets, KEY_KINDS)[0],
+        step_backs=ports.store.step_backs(),
+        trust=_evidence(ports, settings, accepted, artifacts, now_ms),
     )
 
 
@@ -89,14 +101,57 @@ def _secret_paths(secrets: SecretStore) -> SecretPaths:
     return Known(found) if len(found) <= SECRETS_MAX else SECRETS_NOT_THERE
 
 
+def _evidence(
+    ports: Ports, settings: Settings, accepted: Accepted, artifacts: Artifacts, now_ms: int
+) -> Mapping[ArtifactKey, Evidence]:
+    """What is known of their signatures. Some of what a launch would look at is looked at now, and
+    kept: the snapshots after this one go on from there.
+    """
+    named = _spec(accepted, f"Environment/{settings.environment}")
+    if not isinstance(named, EnvironmentSpec) or named.trust is None:
+        return {}
+    trust = named.trust
+    asked = _asked(accepted, trust.channel, trust.canary_channel or trust.channel)
+    asked = {key: asked[key] for key in sorted(asked.keys() & artifacts.keys())}
+    kept = ports.store.evidence(asked.keys())
+    there = (key for key in asked if isinstance(one := artifacts[key], Known) and one.value.exists)
+    rules, at = rules_of(_policies(accepted)), endpoint_of(named)
+    recheck_ms = int(settings.trust_recheck_s * 1000)
+    due = [k for k in there if must_look(rules, asked[k], kept.get(k), now_ms, recheck_ms)]
+    due.sort(key=lambda key: (key in kept, key))
+    looks = dict.fromkeys(due[:LOOKS_MAX], at)
+    found = look_at(ports.registry, looks, rules, asked, kept, now_ms)
+    fresh = looked_now(found, now_ms)
+    keep(ports.store, fresh)
+    return {**kept, **{one.artifact: one for one in fresh}}
+
+
+def _policies(accepted: Accepted) -> Iterable[tuple[str, TrustPolicySpec]]:
+    for name in accepted.objects:
+        if name.startswith("TrustPolicy/"):
+            spec = _spec(accepted, name)
+            if isinstance(spec, TrustPolicySpec):
+                yield name, spec
+
+
+def _asked(accepted: Accepted, channel: str, canary: str) -> dict[ArtifactKey, frozenset[str]]:
+    """As `trust.standing.asked_of` says it, of every version on offer."""
+    found: dict[ArtifactKey, set[str]] = {}
+    for ref in _offered(accepted):
+        promotion = _spec(accepted, ref.replace("AppVersion/", "Promotion/", 1))
+        state = str(getattr(promotion, "state", ""))
+        word = f"{canary if state == 'canary' else channel}/{state}"
+        for key in _images(accepted, ref):
+            found.setdefault(key, set()).add(word)
+    return {key: frozenset(words) for key, words in found.items()}
+
+
 def _artifacts(ports: Ports, accepted: Accepted, environment: str) -> Artifacts:
     """The images of every version on offer: what a change may want to launch."""
     named = _spec(accepted, f"Environment/{environment}")
     if not isinstance(named, EnvironmentSpec):
         return {}
-    registry = named.registry
-    at = f"{LAYOUT_PREFIX}{registry.layout_path}" if registry.layout_path else registry.endpoint
-    endpoint = endpoint_of(at, registry.plain_http)
+    endpoint = endpoint_of(named)
     keys = sorted({key for ref in _offered(accepted) for key in _images(accepted, ref)})
     keys = keys[:ARTIFACTS_MAX]
     silent = _silence(ports.registry, endpoint, keys)

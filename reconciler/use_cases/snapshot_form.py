@@ -9,12 +9,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from node_agent.wire import ConfigSeen, FailureReason, Inventory, Phase, Proof, WorkloadReport
+from node_agent.wire import (
+    BlobSeen,
+    ConfigSeen,
+    FailureReason,
+    Inventory,
+    Phase,
+    Proof,
+    WorkloadReport,
+)
 from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.desired import Desired
 from reconciler.core.names import ActionId, ArtifactKey, Digest, InstanceKey, ObjectRef, Revision
 from reconciler.core.observed import ArtifactSeen, Known, NodeSeen, Observed, Seen, Unknown
-from reconciler.core.records import Accepted, AcceptedObject, InstanceRecord, Intent, State
+from reconciler.core.records import (
+    Accepted,
+    AcceptedObject,
+    InstanceRecord,
+    Intent,
+    State,
+    StepBack,
+)
+from reconciler.core.trust.evidence import Evidence
+from reconciler.core.trust.evidence import Proof as TrustProof
+from reconciler.core.trust.standing import in_use
 from reconciler.observe import artifacts_to_launch, secrets_to_launch
 
 FORMAT = "gpuaas.dev/snapshot/v1"
@@ -27,6 +45,10 @@ _RECORD_FIELDS = (
 _INTENT_FIELDS = (
     "action_id", "kind", "instance", "node", "task_id", "seq", "correlation_id", "target_hash",
     "created_at_ms", "expires_at_ms", "state",
+)  # fmt: skip
+_PROOF_FIELDS = (
+    "kind", "form", "key_id", "key_hash", "scheme", "document", "first_seen_ms", "predicate_type",
+    "builder",
 )  # fmt: skip
 _REFUSED_FIELDS = ("subject", "path", "revision", "actor", "code", "message", "hint")
 _NODE_WORDS = {
@@ -56,6 +78,10 @@ class Remembered:
     secrets: SecretPaths
     keys: Mapping[str, Seen[tuple[int, ...]]] = field(default_factory=dict)
     """By name, the versions of signing keys."""
+    trust: Mapping[ArtifactKey, Evidence] = field(default_factory=dict)
+    """What was known of signatures."""
+    step_backs: Mapping[str, StepBack] = field(default_factory=dict)
+    """Canaries that went back, by their Promotion."""
     walked: None = None
     """Nobody asks for signatures where there are no commits of the control plane's."""
 
@@ -75,6 +101,19 @@ class Remembered:
         if isinstance(self.secrets, Unknown):
             return dict.fromkeys(wanted, self.secrets)
         return {path: Known(path in self.secrets.value) for path in wanted}
+
+    def with_trust(self, desired: Desired, seen: Observed) -> Observed:
+        """As it was known then; what other keys than those could tell, nobody knows here."""
+        asked = in_use(desired, self.records)
+        to_launch = artifacts_to_launch(desired, seen) if asked else {}
+        found: dict[ArtifactKey, Seen[Evidence]] = {}
+        for key in asked:
+            known = self.trust.get(key)
+            if known is not None and known.keys_hash == desired.trust.keys_hash:
+                found[key] = Known(known)
+            elif key in to_launch:
+                found[key] = _NOT_THERE
+        return replace(seen, trust=found)
 
     def with_keys(self, desired: Desired, seen: Observed) -> Observed:
         """The versions that there were; which one signed what is queued, nobody knows here."""
@@ -119,7 +158,13 @@ def document(seen: Remembered) -> dict[str, Any]:
         if isinstance(seen.secrets, Unknown)
         else {"paths": sorted(seen.secrets.value)},
         "keys": {name: _key(versions) for name, versions in sorted(seen.keys.items())},
+        "trust": [_evidence(one) for _, one in sorted(seen.trust.items())],
+        "step_backs": [_step_back(back) for _, back in sorted(seen.step_backs.items())],
     }
+
+
+def _step_back(back: StepBack) -> dict[str, Any]:
+    return {**vars(back), "failed": list(back.failed)}
 
 
 def _key(versions: Seen[tuple[int, ...]]) -> dict[str, Any]:
@@ -169,8 +214,13 @@ def _node(node: Seen[NodeSeen]) -> dict[str, Any]:
         "age_ms": found.age_ms,
         "refusal": _code(found.refusal),
         "key_version": found.config.newest_version if found.config else 0,
+        "blobs": [_blob(blob) for blob in found.blobs],
         "workloads": [_workload(report) for _, report in sorted(found.workloads.items())],
     }
+
+
+def _blob(blob: BlobSeen) -> dict[str, Any]:
+    return {**blob.model_dump(), "error": _code(blob.error)}
 
 
 def _workload(report: WorkloadReport) -> dict[str, Any]:
@@ -183,6 +233,21 @@ def _workload(report: WorkloadReport) -> dict[str, Any]:
         "retained": report.retained,
         "proved": report.proof is not None and report.proof.clean,
     }
+
+
+def _evidence(found: Evidence) -> dict[str, Any]:
+    """What was refused stays here: it is what somebody wrote, and decides nothing."""
+    return {
+        "artifact": str(found.artifact),
+        "keys_hash": found.keys_hash,
+        "checked_at_ms": found.checked_at_ms,
+        "asked": list(found.asked),
+        "proofs": [
+            {**{name: getattr(proof, name) for name in _PROOF_FIELDS},
+             "sources": list(proof.sources)}
+            for proof in found.proofs
+        ],
+    }  # fmt: skip
 
 
 def _artifact(seen: Seen[ArtifactSeen]) -> dict[str, Any]:
@@ -224,6 +289,11 @@ def parsed(found: Any) -> Remembered:
         },
         secrets=_parsed_secrets(found.get("secrets")),
         keys={name: _parsed_key(one) for name, one in found.get("keys", {}).items()},
+        trust={one.artifact: one for one in map(_parsed_evidence, found.get("trust", ()))},
+        step_backs={
+            one["promotion"]: StepBack(**{**one, "failed": tuple(one["failed"])})
+            for one in found.get("step_backs", ())
+        },
     )
 
 
@@ -261,6 +331,7 @@ def _parsed_node(name: str, one: Any) -> Seen[NodeSeen]:
             workloads={InstanceKey(report.instance): report for report in reports},
             refusal=one["refusal"],
             config=ConfigSeen(newest_version=int(one.get("key_version", 0))),
+            blobs=tuple(BlobSeen.model_validate(blob) for blob in one.get("blobs", ())),
         )
     )
 
@@ -290,6 +361,21 @@ def _parsed_secrets(one: Any) -> SecretPaths:
     if "unknown" in one:
         return Unknown(one["unknown"], "the secret store did not say when the snapshot was taken")
     return Known(frozenset(map(str, one["paths"])))
+
+
+def _parsed_evidence(one: Any) -> Evidence:
+    return Evidence(
+        artifact=ArtifactKey.parse(one["artifact"]),
+        keys_hash=one["keys_hash"],
+        checked_at_ms=int(one["checked_at_ms"]),
+        proofs=tuple(
+            TrustProof(
+                **{name: proof[name] for name in _PROOF_FIELDS}, sources=tuple(proof["sources"])
+            )
+            for proof in one["proofs"]
+        ),
+        asked=tuple(one["asked"]),
+    )
 
 
 def _parsed_key(one: Any) -> Seen[tuple[int, ...]]:

@@ -73,6 +73,10 @@ FAILURE_WORDS: Mapping[FailureReason, FailureWords] = {
         "a secret that it reads could not be handed to it",
         "write the secret, or mend the way from the node to the control plane",
     ),
+    _R.BLOB_UNAVAILABLE: FailureWords(
+        "a blob that it reads could not be brought to the node",
+        "check that the blob is in the store, and the quota and the way from node to control plane",
+    ),
     _R.DISK_FULL: FailureWords(
         "the node has no room left for it",
         "make room on the node's disk; it is tried again by itself",

@@ -24,6 +24,7 @@ from reconciler.core.names import instance_of, member_name
 from reconciler.core.plan import Finding
 from reconciler.core.times import time_text
 from reconciler.views.findings import said_once
+from reconciler.views.plan_blobs import blob_document, blob_rows
 from reconciler.views.plan_words import (
     Shown,
     age_of,
@@ -82,6 +83,7 @@ def plan_lines(shown: Shown, *, everything: bool = False) -> list[Line]:
         Line(f"Plan {plan.plan_id} for revision {revision}{of}", "title"),
         *notes,
         *_keys(shown),
+        *_blobs(shown),
         *_radius(shown),
         *_ready(shown, everything),
         *_gone(shown),
@@ -106,10 +108,22 @@ def _keys(shown: Shown) -> Iterator[Line]:
             yield Line(f"      held, {action.held.code}: {action.held.message}", "held")
 
 
+def _blobs(shown: Shown) -> Iterator[Line]:
+    rows = blob_rows(shown.plan)
+    if rows:
+        yield Line("")
+        yield Line(f"Blobs ahead ({len(shown.plan.blobs)})", "title")
+    for row in rows:
+        yield Line(f"  + {row}", "held" if row.held else "launch")
+        if row.held:
+            yield Line(f"      held, {row.held.code}: {row.held.message}", "held")
+
+
 def _radius(shown: Shown) -> Iterator[Line]:
     radius = shown.radius
     yield Line("")
-    idle = "no instance is touched" if shown.plan.ready_keys else "nothing is carried out now"
+    busy = shown.plan.ready_keys or shown.plan.ready_blobs
+    idle = "no instance is touched" if busy else "nothing is carried out now"
     nothing = "" if shown.plan.ready else idle
     yield Line(f"Blast radius: {nothing or disturbed(radius)}", "title")
     for what, names in reach(radius):
@@ -255,6 +269,9 @@ def plan_document(shown: Shown) -> Mapping[str, Any]:
         "wake_at_ms": plan.wake_at_ms,
         "base": comparison.base if comparison else None,
         "keys": [_key_document(shown, action) for action in plan.keys],
+        "blobs": [
+            blob_document(action, comparison.keys if comparison else None) for action in plan.blobs
+        ],
         "actions": [_action_document(shown, action) for action in plan.actions],
         "no_longer_pending": [action_id(a) for a in comparison.gone] if comparison else [],
         "waiting": [asdict(waiting) for waiting in plan.waiting],

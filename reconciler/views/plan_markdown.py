@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from reconciler.core.actions import Action, Remove
 from reconciler.core.printable import printable
 from reconciler.views.plan import approval_yaml
+from reconciler.views.plan_blobs import blob_rows
 from reconciler.views.plan_words import (
     Shown,
     age_of,
@@ -81,6 +82,7 @@ def plan_markdown(shown: Shown, *, everything: bool = False) -> str:
         *_radius(shown),
         *_problems(shown),
         *_keys(shown),
+        *_blobs(shown),
         *_ready(shown, everything),
         *_gone(shown),
         *_held(shown, everything),
@@ -157,6 +159,16 @@ def _keys(shown: Shown) -> list[_Section]:
         for action in shown.plan.keys
     )
     return [_Section((f"#### Signing keys ({len(rows)})", ""), rows, ("",))] if rows else []
+
+
+def _blobs(shown: Shown) -> list[_Section]:
+    rows = tuple(
+        f"- {cell(str(row))}"
+        + (f", held, {_code(row.held.code)}: {cell(row.held.message)}" if row.held else "")
+        for row in blob_rows(shown.plan)
+    )
+    title = f"#### Blobs ahead ({len(shown.plan.blobs)})"
+    return [_Section((title, ""), rows, ("",))] if rows else []
 
 
 def _ready(shown: Shown, everything: bool) -> list[_Section]:

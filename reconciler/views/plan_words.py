@@ -76,7 +76,7 @@ class Comparison:
     caused: frozenset[ActionId]
     gone: tuple[Action, ...] = ()
     keys: frozenset[str] = frozenset()
-    """Ids of the key actions that it causes."""
+    """Ids of the actions on keys and blobs that it causes."""
 
 
 @dataclass(frozen=True)
@@ -242,12 +242,13 @@ def summary(plan: Plan) -> str:
         "to remove": sum(isinstance(a, Remove) for a in ready),
         "to move": sum(isinstance(a, Move) for a in ready),
         "to do with keys": len(plan.ready_keys),
-        "held": len(plan.held) + len(plan.keys) - len(plan.ready_keys),
+        "blobs to pull": len(plan.ready_blobs),
+        "held": len(plan.holds),
         "under way": len(plan.waiting),
         "ignored": len(plan.ignored),
         "unchanged": plan.unchanged,
     }
-    rare = ("to move", "to do with keys", "ignored")
+    rare = ("to move", "to do with keys", "blobs to pull", "ignored")
     told = [f"{count} {name}" for name, count in counts.items() if count or name not in rare]
     return ", ".join(told) + "."
 

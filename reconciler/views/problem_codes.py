@@ -105,6 +105,10 @@ allocation_not_active | An instance on an allocation that is released
     Place it on an active allocation.
 allocation_overcommitted | Instances ask more than their allocation has
     Ask less, or lease more.
+artifact_not_in_channel | What is offered here is promoted for other channels than this one takes
+    Add the channel to spec.channels of the Artifact.
+artifact_in_use | An artifact is to be retired that instances still run
+    Nothing: it follows by itself once they run something else or are gone.
 artifact_not_promoted | A version that is offered uses an artifact that is not promoted
     Promote the Artifact first.
 artifact_not_visible | An artifact that the project may not use
@@ -119,6 +123,12 @@ bad_member_count | A role takes no number of members
     Make members_min the smaller.
 below_minimum | Less asked than the version needs
     Ask more, or use another version.
+blob_name_taken | Two blobs of a version have one name
+    Call one of them something else.
+blob_source_not_allowed | A blob comes from where no trust policy allows
+    Take it from an allowed source, or add a prefix to blob_sources.
+blobs_not_carried | A runtime kind that brings no blobs to its workload
+    Use one that does, or leave the blobs out.
 dependency_cycle | Instances that wait for each other
     Take one of them out of a depends_on.
 dependency_not_running | An instance waits for one that does not run
@@ -127,6 +137,10 @@ engine_not_on_node | The node lacks the engine that the version needs
     Place it on another node.
 exceeds_allocation | More asked than the allocation has
     Ask less, or lease more.
+foreign_repository | An Artifact names the canonical repository of another project
+    Ask that project for a wider visibility, or publish it to a place of your own.
+foreign_source | A blob's source is not where its project's uploads end up
+    Write the source that the hint gives.
 gpu_leased_twice | One GPU in two active allocations
     Lease another.
 gpu_not_on_node | An allocation names a GPU that its node does not list
@@ -195,6 +209,8 @@ secret_reference_refused | What an instance gives is no secret that it may refer
     Write secret://project/NAME or secret://tenant/NAME; a value never stands there.
 secrets_not_carried | A runtime kind that brings no secrets to its workload
     Use one that does, or leave the secrets out.
+staging_repository | An Artifact names the place of a publish intent, which does not stay
+    Complete the intent, and register what it says.
 unknown_environment | The Environment asked for is not there
     Add it, or ask for another.
 unknown_reference | Something is named that does not exist
@@ -207,6 +223,8 @@ unusable_address | An address at which no other node could reach this one
     Give that of its interface on the network that the nodes share.
 version_ambiguous | Two spellings of one version
     Keep one of them.
+version_in_use | A version is to be retired that instances still run
+    Nothing: it follows by itself once they run something else or are gone.
 version_not_offered | The version takes no instances in its state
     Use one that is on offer.
 version_unreadable | A version that can't be ordered
@@ -232,6 +250,8 @@ binding_outside_project | A service account is bound outside its own project
     Write its own project as the scope.
 channel_ruled_twice | Two trust policies have rules for one channel
     Keep one.
+channel_unknown | An Environment names a channel that no TrustPolicy describes
+    Correct spec.trust, or describe the channel under channels of a TrustPolicy.
 channel_closed | A channel that nothing can get into, for want of a key or builder
     Add the key or builder, or don't require it.
 unknown_key | A channel names a signing key that no TrustPolicy has
@@ -288,6 +308,8 @@ authorised_form_invalid | What counts instead of a refused change is not valid a
     Commit a valid form, signed by somebody who may.
 change_not_allowed | The signer lacks the permission that this change needs
     Somebody who has it makes or approves the change; or undo it.
+illegal_step | A version or artifact goes where it may not from the state that counts
+    Make the step that the message names, one a commit; or take the change back.
 keeps_refused_change | An edit on top of a change that counts as not made
     Take that one back first, in a commit of its own; or sign for all of it with `Approves:`.
 last_admin | Nobody would be left who may say who may do what, and can sign
@@ -300,6 +322,15 @@ outside_own_project | A machine changed something outside its own project
     A human makes the change, or that project's own account.
 unread_change | Nobody can tell what this changes
     Mend the file, or keep one of the two documents; it is judged then.
+# artifacts, told by a pass
+blob_not_delivered | A blob that is to be on a node ahead did not get there
+    Look at that node's quota and disk, and whether the blob is in the store.
+canary_stepped_back | A canary of which too many instances failed counts as staged
+    Change its Promotion: any other content tries it again, staged ends it.
+no_longer_trusted | What runs has no artifact that its channel takes any more
+    Go to a version whose artifact is good, or decommission it.
+trust_not_asked | There are channels, and the Environment names none
+    Set spec.trust.channel of the Environment.
 # keys and secrets in custody, told by a pass
 ssh_key_rotating | Nodes of a project do not have its newest SSH key yet
     Nothing: it goes on by itself; revoke a node that is gone.

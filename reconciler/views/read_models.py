@@ -131,6 +131,7 @@ def node_document(
         if report
         else [],
         "strays": [stray.model_dump(mode="json") for stray in report.strays] if report else [],
+        "blobs": [blob.model_dump(mode="json") for blob in report.blobs] if report else [],
     }
 
 

@@ -22,6 +22,7 @@ from reconciler.ports import (
     TASK_KEY,
     WEBHOOK_SECRET_PATH,
     CertificateAuthority,
+    Clock,
     Ports,
     Registry,
     Secret,
@@ -34,6 +35,7 @@ from reconciler.wiring.source import git_source, state_dir
 if TYPE_CHECKING:
     from reconciler.adapters.git_pygit2 import GitSource
     from reconciler.adapters.vault_client import VaultClient
+    from reconciler.artifacts.registry_tokens import RegistryTokens
 
 _STORE = "store.db"
 _CHECK_AFTER_S = 1.0
@@ -75,11 +77,13 @@ def open_ports(
     """
     folder = state_dir(settings) if make else _existing(settings.state_dir)
     store = SqlStore.open(f"sqlite:///{folder / _STORE}")
-    registry = OnDemand(lambda: _open_registry(settings))
+    clock = SystemClock()
     vault = OnDemand(lambda: _open_vault(settings))
     check = _the_named_one(store, settings)
     custody = OnDemand(lambda: _open_secrets(settings, folder / "secrets", vault), check)
     ca = OnDemand(lambda: _open_ca(settings, custody, vault), check)
+    tokens = OnDemand(lambda: _open_tokens(cast(SecretStore, custody), clock, settings))
+    registry = OnDemand(lambda: _open_registry(settings, tokens))
     try:
         yield Ports(
             source=source or git_source(settings),
@@ -87,7 +91,7 @@ def open_ports(
             secrets=cast(SecretStore, custody),
             ca=cast(CertificateAuthority, ca),
             store=store,
-            clock=SystemClock(),
+            clock=clock,
         )
     finally:
         vault.close_if_opened()
@@ -133,10 +137,17 @@ def leader(ports: Ports, settings: Settings) -> str | None:
     return None
 
 
-def _open_registry(settings: Settings) -> Registry:
+def _open_registry(settings: Settings, tokens: Any) -> Registry:
+    """Of a registry that asks for no token, custody never hears."""
     from reconciler.adapters.registry_oci import OciRegistry  # noqa: PLC0415
 
-    return OciRegistry(settings)
+    return OciRegistry(settings, lambda scopes: cast(Secret, tokens.bearer(scopes)))
+
+
+def _open_tokens(secrets: SecretStore, clock: Clock, settings: Settings) -> RegistryTokens:
+    from reconciler.artifacts.registry_tokens import RegistryTokens  # noqa: PLC0415
+
+    return RegistryTokens(secrets, clock, settings)
 
 
 def _open_vault(settings: Settings) -> VaultClient:

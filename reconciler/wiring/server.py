@@ -19,7 +19,10 @@ from reconciler.server.serve import serve, serve_agents
 from reconciler.server.ssh_keys import SshKeysSource
 from reconciler.settings import Settings
 from reconciler.use_cases.nodes import finish_revocations
+from reconciler.use_cases.transfer_sweep import TransferSweep
+from reconciler.use_cases.transfers import Desk
 from reconciler.watch import PHASES
+from reconciler.wiring.blobs import open_blob_store
 from reconciler.wiring.files import schema_set
 from reconciler.wiring.gate import gate_of
 from reconciler.wiring.ports import first_start, holder, open_ports
@@ -47,13 +50,16 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
     with open_ports(settings) as ports:
         signal, metrics = Signal(), Metrics(PHASES)
         gate = gate_of(settings, ports)
+        blobs = open_blob_store(settings)
+        desk = Desk(ports.store, ports.secrets, ports.clock, ports.registry, settings, blobs)
+        sweep = TransferSweep(desk)
         loop = Loop(
             ports,
             settings,
             schema_set(),
             holder=holder(),
             on_tasks=lambda nodes: notify_all(signal, nodes),
-            on_pass=lambda done: _after_pass(ports, metrics, done),
+            on_pass=lambda done: _after_pass(ports, metrics, sweep, done),
             manual=manual,
             walk=gate.walk if gate is not None else None,
             custody=_custody_watch(settings),
@@ -69,6 +75,8 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             metrics=metrics,
             snapshot=snapshot_service(ports, settings),
             heartbeat=loop.heartbeat,
+            registry=ports.registry,
+            blobs=blobs,
             node_config=NodeConfigs(ports, settings, SshKeysSource(ports.store, ports.secrets)),
         )
         tls = AgentTls(ports.ca, ports.clock, settings.certificate_ttl_s)
@@ -79,9 +87,10 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             yield ControlPlane(ports, loop, address, agents_address)
 
 
-def _after_pass(ports: Ports, metrics: Metrics, done: Pass) -> None:
+def _after_pass(ports: Ports, metrics: Metrics, sweep: TransferSweep, done: Pass) -> None:
     metrics.observe(done.summary, news_of(done))
     finish_revocations(ports)
+    sweep.run()
 
 
 def _custody_watch(settings: Settings) -> CustodyWatch | None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from reconciler.cli.keys import keys
 from reconciler.errors import Refused
-from reconciler.ports import TASK_KEY
+from reconciler.ports import REGISTRY_KEY, TASK_KEY
 from reconciler.settings import Settings
 from reconciler.wiring.ports import open_ports
 from tests.cli.state_repo import run
@@ -25,6 +25,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with open_ports(Settings(state_dir=folder, repo=str(tmp_path))) as ports:
         ports.secrets.ensure_signing_key(TASK_KEY)
         ports.secrets.rotate(TASK_KEY)
+        ports.secrets.ensure_signing_key(REGISTRY_KEY, "ecdsa-p256")
+        ports.secrets.rotate(REGISTRY_KEY)
         ports.store.add_join_token("hash", "node-a", 2**62)
         ports.store.redeem_join_token("hash", "node-a", "a" * 64, ports.clock.now_ms())
     return folder
@@ -32,15 +34,17 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_table(state: Path) -> None:
     said = run(keys, "--state-dir", state).output
-    artifacts, tasks = (line.split() for line in said.splitlines()[-2:])
+    artifacts, registry, tasks = (line.split() for line in said.splitlines()[-3:])
     assert artifacts == ["artifacts", "ecdsa-p256", "none", "yet", "-", "-"]
+    # The oldest signs: it is the one that registries were told of first.
+    assert registry == ["registry-tokens", "ecdsa-p256", "1,", "2", "1", "1"]
     assert tasks == ["tasks", "ed25519", "1,", "2", "1", "1", "node-a"]
 
 
 def test_json(state: Path) -> None:
     document = json.loads(run(keys, "--state-dir", state, "--format", "json").output)
     assert document["format"] == "gpuaas.dev/keys/v1"
-    assert document["keys"][1] == {
+    assert document["keys"][2] == {
         "name": "tasks",
         "kind": "ed25519",
         "versions": [1, 2],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from reconciler.cli.rollback import rollback
 from reconciler.errors import Refused
@@ -221,3 +222,12 @@ def test_a_shallow_clone(state: StateRepo, tmp_path: Path) -> None:
     state.repo.git("clone", "--quiet", "--depth", "1", state.folder.as_uri(), str(clone))
     with pytest.raises(Refused, match=r"no_earlier_form: this clone is shallow.*--unshallow"):
         run(rollback, HELLO, "--repo", clone)
+
+
+def test_what_an_offered_version_runs_stays(state: StateRepo) -> None:
+    file, version = PROMOTION.replace("promotions", "versions"), "AppVersion/hello/1.1.0"
+    document = yaml.safe_load(state.read(file))
+    document["spec"]["runtime_profile"]["command"] = ["other"]
+    state.repo.commit({file: yaml.safe_dump(document)}, "in place")
+    with pytest.raises(Refused, match=r"version_changed_in_place: runtime_profile of .* is active"):
+        back(state, of=version)

@@ -62,7 +62,7 @@ MISTAKES = {
         ("hello@sha256:", "hello:1.0.0-"),
         [
             "catalog/hello/promotions/1.0.0.yaml:5:3: reference_quarantined: AppVersion/hello/",
-            f"{VERSION}:11:3: wrong_format: the text 'gpuaas/apps/catalog/hello:1.0.0-",
+            f"{VERSION}:11:3: wrong_format: the text 'gpuaas/apps/platform/catalog/hello:1.0.0-",
             f"{INSTANCE}:8:3: reference_quarantined: AppVersion/hello/1.0.0 has a problem of its",
             "tenants/platform/projects/catalog/artifacts/hello/1.0.0/image.yaml:2:1: reference_qu",
         ],

@@ -144,7 +144,7 @@ class TestMigrations:
         with pytest.raises(Refused) as refused:
             SqlStore.open(url(path))
         assert str(refused.value) == (
-            f"{url(path)}: store_newer: the store has schema 9999, this version knows 0003 and "
+            f"{url(path)}: store_newer: the store has schema 9999, this version knows 0004 and "
             "older (run the gpuaas version that last wrote it, or a later one)"
         )
 

@@ -19,6 +19,10 @@ CASES: list[tuple[dict[str, Any], dict[str, KeyWish]]] = [
     ({"tasks": {"version": 2}}, {"tasks": KeyWish(2, 1)}),
     ({"tasks": {"version": 3, "min_version": 2}}, {"tasks": KeyWish(3, 2)}),
     ({"artifacts": {"version": 2}}, {"artifacts": KeyWish(2, 1)}),
+    (
+        {"registry_tokens": {"version": 2, "min_version": 2}},
+        {"registry-tokens": KeyWish(2, 2)},
+    ),
     # It is a problem of the manifest, and does no harm before that is known.
     ({"tasks": {"version": 2, "min_version": 3}}, {"tasks": KeyWish(2, 2)}),
 ]

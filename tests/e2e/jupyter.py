@@ -18,7 +18,7 @@ from tests.e2e.platform import ENVIRONMENT
 APP, SHIPPED = "jupyterlab", "4.4.1"
 NAME = "acme/research/notebook"
 MANIFEST = "tenants/acme/projects/research/instances/notebook.yaml"
-REPOSITORY = "gpuaas/apps/catalog/jupyterlab"
+REPOSITORY = "gpuaas/apps/platform/catalog/jupyterlab"
 REQUEST_TIMEOUT_S = 10.0
 KERNEL_TIMEOUT_S = 60.0
 
@@ -34,10 +34,12 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 def publish(repo: StateRepo, version: str, digest: str) -> None:
     """Writes the example's JupyterLab into the repo as this version, of this image alone."""
     _write(repo, "catalog/jupyterlab/app.yaml", _shipped("catalog/jupyterlab/app.yaml"))
+    files: dict[str, str] = {}
     for pattern in _APP_FILES:
         text = _shipped(pattern.format(SHIPPED)).replace(SHIPPED, version)
         text = re.sub(r"(?m)^ +nvidia-h200: .*\n", "", _DIGEST.sub(digest, text))
-        _write(repo, pattern.format(version), text)
+        files[pattern.format(version)] = text
+    repo.introduce(files)
     entitlement = _shipped("tenants/borealis/projects/vision/entitlements/jupyterlab.yaml")
     _write(repo, _ENTITLEMENT, entitlement)
 

@@ -40,7 +40,7 @@ from tests.waiting import LIMIT_S, wait_until
 
 ENVIRONMENT = "dev"
 INSTANCE = "acme/research/hello"
-REPOSITORY = "gpuaas/apps/catalog/hello"
+REPOSITORY = "gpuaas/apps/platform/catalog/hello"
 VERSIONS = ("1.0.0", "1.1.0")
 CONTROL_PLANE, AGENT = "control-plane", "agent"
 READY_TIMEOUT_S = 30.0
@@ -358,8 +358,8 @@ class Platform:
         command: Sequence[str] | None = None,
         start_budget_s: int | None = None,
     ) -> None:
-        """Publishes one more version in the catalog, like the newest; not committed yet."""
-        newest = VERSIONS[-1]
+        """Publishes one more version in the catalog, like the newest, in commits of its own."""
+        newest, files = VERSIONS[-1], dict[str, str]()
         for pattern in (
             "catalog/hello/versions/{}.yaml",
             "catalog/hello/promotions/{}.yaml",
@@ -371,9 +371,8 @@ class Platform:
                 text = re.sub(r"command: \[.*httpd.*\]", f"command: {json.dumps(command)}", text)
             if start_budget_s is not None:
                 text = re.sub(r"start_budget_s: .*", f"start_budget_s: {start_budget_s}", text)
-            path = self.repo.folder / pattern.format(version)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            files[pattern.format(version)] = text
+        self.repo.introduce(files)
 
     # --- what it says ---
 

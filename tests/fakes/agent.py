@@ -11,6 +11,7 @@ from node_agent.envelope import unseal
 from node_agent.status import origin_of
 from node_agent.wire import (
     TASK_TYPE,
+    BlobSeen,
     ConfigSeen,
     ControlTask,
     FailureReason,
@@ -18,6 +19,7 @@ from node_agent.wire import (
     LaunchTask,
     Phase,
     Proof,
+    PullBlobTask,
     Report,
     TaskAck,
     VerifierKey,
@@ -39,7 +41,7 @@ INVENTORY = Inventory(
 
 @dataclass
 class FakeAgent:
-    """`broken` are image digests that never get ready."""
+    """`broken` are image digests that never get ready, `not_there` blobs that are not to be had."""
 
     node: str
     store: Store
@@ -50,6 +52,9 @@ class FakeAgent:
     seq: int = 0
     last_task_seq: int = 0
     config: ConfigSeen | None = None
+    blobs: dict[str, BlobSeen] = field(default_factory=dict)
+    not_there: set[str] = field(default_factory=set)
+    pulled: list[str] = field(default_factory=list)
 
     def join(self, now_ms: int) -> None:
         self.store.add_join_token("secret-hash-" + self.node, self.node, now_ms + 1000)
@@ -76,6 +81,7 @@ class FakeAgent:
             inventory=INVENTORY,
             workloads=tuple(w for _, w in sorted(self.reports.items())),
             config=self.config,
+            blobs=tuple(blob for _, blob in sorted(self.blobs.items())),
         )
         self.store.save_report(
             self.node, report.canonical().decode(), self.seq, self.last_task_seq, now_ms
@@ -93,6 +99,8 @@ class FakeAgent:
             phase = Phase.READY if task.run else Phase.STOPPED
             now = self.reports[task.instance]
             self.reports[task.instance] = now.model_copy(update={"phase": phase})
+        elif isinstance(task, PullBlobTask):
+            self._pull(task.digest)
         else:
             proof = Proof(checked_at_ms=now_ms, containers=0, networks=0, volumes=0, paths=0)
             self.reports[task.instance] = WorkloadReport(
@@ -103,6 +111,13 @@ class FakeAgent:
                 proof=proof,
             )
         return TaskAck(task_id=task.task_id, accepted=True)
+
+    def _pull(self, digest: str) -> None:
+        self.pulled.append(digest)
+        seen = BlobSeen(digest=digest, state="ready", bytes_done=7, size_bytes=7)
+        if digest in self.not_there:
+            seen = BlobSeen(digest=digest, state="failed", error="no_such_blob: not there")
+        self.blobs[digest] = seen
 
     def _launched(self, workload: Workload) -> WorkloadReport:
         self.launches.append(workload.image.digest)

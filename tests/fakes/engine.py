@@ -15,11 +15,13 @@ from typing import Literal
 
 from node_agent.engines import secret_env
 from node_agent.engines.base import (
+    Ask,
     Cancelled,
     EngineFacts,
     EngineFailure,
     Residue,
     endpoints_of,
+    no_credential,
     unit_name,
 )
 from node_agent.secret_files import SecretFiles
@@ -73,7 +75,7 @@ class FakeEngine:
                 if unit.node == self.node and instance in {None, unit.instance}
             )
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
+    def pull(self, image: Image, cancelled: threading.Event, _ask: Ask = no_credential, /) -> None:
         self._answer("pull")
         if cancelled.is_set():
             raise Cancelled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from node_agent.wire import TaskAck
 from node_agent.wire import key_id as id_of_key
 from reconciler.core.audit import FIRST, chained
-from reconciler.core.names import ActionId, InstanceKey, instance_of
+from reconciler.core.names import ActionId, ArtifactKey, InstanceKey, instance_of
 from reconciler.core.records import (
     REPORT_GAP_MAX_MS,
     Accepted,
@@ -23,9 +23,15 @@ from reconciler.core.records import (
     Intent,
     NumberedEvent,
     PassSummary,
+    StepBack,
 )
+from reconciler.core.transfers import Transfer
+from reconciler.core.trust.evidence import Evidence
 from reconciler.errors import Refused, Transient
 from reconciler.ports import RECONCILER_LEASE, Changes
+from tests.fakes.store_evidence import MemoryEvidence
+from tests.fakes.store_step_backs import MemoryStepBacks
+from tests.fakes.store_transfers import MemoryTransfers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,6 +84,9 @@ class MemoryStore:
         self._last_pass: PassSummary | None = None
         self._audit: list[AuditRow] = []
         self._used: dict[str, int] = {}
+        self._transfers = MemoryTransfers()
+        self._step_backs = MemoryStepBacks()
+        self._evidence = MemoryEvidence()
 
     @_atomic
     def lease(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> str:
@@ -151,6 +160,7 @@ class MemoryStore:
             self._records[record.key] = record
         for key in changes.forgotten:
             self._records.pop(key, None)
+        self._step_backs.write(changes)
         self.append_audit(changes.audit)
 
     def _refuse_unless_leading(self, holder: str) -> None:
@@ -357,3 +367,35 @@ class MemoryStore:
     @_atomic
     def last_pass(self) -> PassSummary | None:
         return self._last_pass
+
+    @_atomic
+    def step_backs(self) -> Mapping[str, StepBack]:
+        return self._step_backs.listed()
+
+    @_atomic
+    def save_transfer(self, transfer: Transfer, audit: Sequence[AuditEntry] = ()) -> None:
+        self._transfers.save(transfer)
+        self.append_audit(audit)
+
+    @_atomic
+    def transfer(self, transfer_id: str) -> Transfer | None:
+        return self._transfers.get(transfer_id)
+
+    @_atomic
+    def transfers(self, owner: str = "") -> Sequence[Transfer]:
+        return self._transfers.listed(owner)
+
+    @_atomic
+    def expired_transfers(self, now_ms: int, limit: int) -> Sequence[Transfer]:
+        return self._transfers.expired(now_ms, limit)
+
+    @_atomic
+    def evidence(self, keys: Collection[ArtifactKey]) -> Mapping[ArtifactKey, Evidence]:
+        return self._evidence.get(keys)
+
+    @_atomic
+    def save_evidence(
+        self, found: Sequence[Evidence], audit: Sequence[AuditEntry] = ()
+    ) -> None:
+        self._evidence.save(found)
+        self.append_audit(audit)

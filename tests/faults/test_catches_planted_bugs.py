@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler.core import accept as acceptance
+from reconciler.core import first_choice
 from reconciler.core.accept import AcceptedState, accept
 from reconciler.core.desired import Candidate
 from reconciler.core.observed import Observed, Unknown
@@ -106,7 +107,7 @@ PLANTED: dict[str, Bend] = {
     "no budget": _accepts(_no_budget),
     "no Environment, no instances": _accepts(_without_environment_all_is_gone),
     "moved_from means nothing": _accepts(_moves_forgotten),
-    "an invalid document freezes its own file only": _patched(acceptance, "_scope", _own_file),
+    "an invalid document freezes its own file only": _patched(first_choice, "scope_of", _own_file),
     "what may be misplaced is gone": _patched(acceptance, "keep_doubted", _nothing),
     "what came back broken is gone": _patched(acceptance, "_back_unaccepted", _nothing),
 }

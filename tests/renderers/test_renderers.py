@@ -46,7 +46,7 @@ INSTANCE = Instance(
     gpu_uuids=("GPU-1", "GPU-0"),
 )
 GOLDEN = (
-    '{"command":["serve","--port","8080"],"engine":"docker","env":{"A":"1","B":"2"},'
+    '{"blobs":[],"command":["serve","--port","8080"],"engine":"docker","env":{"A":"1","B":"2"},'
     '"image":{"digest":"sha256:' + "a" * 64 + '","plain_http":true,'
     '"registry":"registry.example:5000","repository":"gpuaas/apps/research/hello"},'
     '"instance":"acme/research/one","labels":{"dev.gpuaas.app":"hello",'

@@ -29,7 +29,7 @@ from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.records import Intent
 from reconciler.custody.wrap_mac import WrapMac, join_text
 from reconciler.loop import Beat
-from reconciler.ports import Secret, Store
+from reconciler.ports import BlobStore, Registry, Secret, Store
 from reconciler.server.app import ServerDeps, Signal, build_agents_app, build_app
 from reconciler.server.metrics import Metrics
 from reconciler.server.peer import Peer, with_peer
@@ -204,6 +204,8 @@ def running(
     store: Store,
     heartbeat: Callable[[], Beat] | None = None,
     node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None,
+    registry: Registry | None = None,
+    blobs: BlobStore | None = None,
     **fields: Any,
 ) -> Iterator[Plane]:
     """The servers over `store`; `fields` are settings."""
@@ -211,7 +213,8 @@ def running(
     keys, clock, signal, metrics = Keys(), StillClock(), Signal(), Metrics()
     woken: SimpleQueue[str] = SimpleQueue()
     deps = ServerDeps(store, keys, clock, settings, woken.put, signal, metrics)
-    deps = replace(deps, heartbeat=heartbeat, node_config=node_config)
+    deps = replace(deps, heartbeat=heartbeat, node_config=node_config, registry=registry)
+    deps = replace(deps, blobs=blobs)
     ca = FakeCa(clock)
     with ExitStack() as stack:
 

@@ -26,6 +26,7 @@ from reconciler.server.openapi import errors_of, openapi_document, openapi_json
 from reconciler.server.operations import OPERATIONS, Operation
 from reconciler.server.peer import Peer, with_peer
 from tests.fakes.ca import FakeCa
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.store import MemoryStore
 from tests.server.harness import Keys, Plane, StillClock, refusal, running, settings_of
 from tests.server.readers import ADA, EVE, FOREIGN_KEY, NILS, OWN, populate, token_of
@@ -37,6 +38,7 @@ EXAMPLES = 25
 def app_over(store: Store, **fields: Any) -> Starlette:
     chosen = settings_of(require_tokens=True, join_failures_max=1_000_000, **fields)
     deps = ServerDeps(store, Keys(), StillClock(), chosen, lambda _: None, Signal(), Metrics())
+    deps = replace(deps, registry=FakeRegistry())
     envelope = {
         "payload": "e30=",
         "payloadType": "x",

@@ -227,9 +227,11 @@ class TestPlatform:
 PUBLIC = {"/healthz", "/readyz", "/openapi.json"}
 OWN_PROOF = {
     "/v1/auth/token", "/v1/auth/service-account/token", "/v1/hooks/git", "/v1/unwrap",
+    "/v1/registry/token", "/v1/blobs/uploads/{id}", "/v1/blobs/uploads/{id}/finish",
+    "/v1/blobs/{digest}",
 }  # fmt: skip
 """What lets nobody in by a bearer token: each has a suite of its own."""
-OWN_ONLY = {"/v1/whoami", "/v1/instances", "/v1/events"}
+OWN_ONLY = {"/v1/whoami", "/v1/instances", "/v1/events", "/v1/intents", "/v1/releases"}
 """What answers everybody, with what is theirs."""
 
 
@@ -254,7 +256,25 @@ def routes_of(app: Starlette) -> list[tuple[str, str]]:
 
 def filled(path: str, key: InstanceKey) -> str:
     tenant, project, name = key.split("/")
-    return path.format(tenant=tenant, project=project, name=name)
+    return path.format(tenant=tenant, project=project, name=name, **_PLACES)
+
+
+_PLACES = {
+    "id": "0" * 26,
+    "digest": "sha256:" + "0" * 64,
+    "version": "0.1.0",
+    "component": "cli",
+    "os": "linux",
+    "arch": "amd64",
+}
+
+
+_FOREIGN_PROJECT = FOREIGN_KEY.rpartition("/")[0]
+BODIES = {
+    "/v1/intents/publish": {"project": _FOREIGN_PROJECT, "app": "notebook", "version": "1.0.0"},
+    "/v1/intents/pull": {"project": _FOREIGN_PROJECT, "artifact": f"a/b@sha256:{'0' * 64}"},
+}
+"""What names the other project in its body, and not in the path."""
 
 
 @pytest.mark.parametrize(("method", "path"), routes())
@@ -273,8 +293,10 @@ def test_no_route_shows_anything_of_another_project(plane: Plane, method: str, p
         else:
             assert answer.status_code in (403, 404, 422)
     if path not in PUBLIC | OWN_PROOF | OWN_ONLY:
-        answer = plane.client.request(method, filled(path, FOREIGN_KEY), headers=headers)
+        place, body = filled(path, FOREIGN_KEY), BODIES.get(path)
+        answer = plane.client.request(method, place, headers=headers, json=body)
         assert answer.status_code in (403, 404)
+        assert not [word for word in FOREIGN_WORDS if word in answer.text]
 
 
 @pytest.mark.parametrize(("method", "path"), routes())

@@ -170,9 +170,13 @@ def _entitlement() -> bytes:
 
 
 def _promotions(drafts: frozenset[str]) -> Files:
+    """Between these two states a version may go both ways, and only one of them offers it."""
     return {
         f"catalog/{APP}/promotions/{version}.yaml": _manifest(
-            "Promotion", version, f"state: {'draft' if version in drafts else 'active'}\nreason: ok"
+            "Promotion",
+            version,
+            f"state: {'staged' if version in drafts else 'canary'}\nreason: ok\n"
+            "canary: {percent: 100}",
         ).encode()
         for version in VERSIONS
     }

@@ -25,6 +25,7 @@ from reconciler.server.deps import ServerDeps
 from reconciler.server.errors import ApiError
 from reconciler.settings import Settings
 from tests.fakes.ca import FakeCa
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
@@ -137,10 +138,11 @@ class SourcePort:
         return self._source.snapshot(revision)
 
 
-class RegistryPort:
-    """The registry as one process sees it."""
+class RegistryPort(FakeRegistry):
+    """The registry as one process sees it; nothing is attached to what is in there."""
 
     def __init__(self, services: Services, inc: Incarnation) -> None:
+        super().__init__()
         self._services, self._inc = services, inc
 
     def look_up(self, endpoint: RegistryEndpoint, key: ArtifactKey) -> ArtifactSeen:

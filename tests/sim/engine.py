@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from node_agent.engines.base import (
+    Ask,
     Cancelled,
     EngineFacts,
     EngineFailure,
     Residue,
     endpoints_of,
+    no_credential,
     unit_name,
 )
 from node_agent.units import Probed, Unit
@@ -179,7 +181,7 @@ class Client:
             if held.unit.node == docker.node and instance in (None, held.unit.instance)
         )
 
-    def pull(self, image: Image, cancelled: threading.Event) -> None:
+    def pull(self, image: Image, cancelled: threading.Event, _ask: Ask = no_credential, /) -> None:
         self._ask("pull")
         if cancelled.is_set():
             raise Cancelled

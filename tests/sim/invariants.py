@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from node_agent.tasks import AnyTask
+from node_agent.state import InstanceTask
 from node_agent.units import Unit
 from reconciler.core.lifecycle import EVENT, TRANSITIONS, correlation_id
 from reconciler.core.names import ActionId, InstanceKey
@@ -67,6 +67,7 @@ def _quiet(spots: frozenset[_Spot]) -> frozenset[_Spot]:
 
 
 _UNBEGUN = (State.DECOMMISSIONED, State.REQUESTED)
+
 
 @dataclass
 class Checker:
@@ -285,7 +286,7 @@ class Checker:
 
     # --- what nodes do ---
 
-    def taken(self, node: str, task: AnyTask) -> None:
+    def taken(self, node: str, task: InstanceTask) -> None:
         last, known = self._taken.setdefault(node, (0, set()))
         if task.task_id in known:
             self.broken("tasks", f"{node} takes {task.kind} of {task.instance} over twice")

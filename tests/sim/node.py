@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -20,13 +21,14 @@ from node_agent.link import AgentKey
 from node_agent.membership import SshKey
 from node_agent.ports import HostPorts
 from node_agent.runtime import Agent
-from node_agent.state import Identity, InstanceState, StateStore
+from node_agent.state import Identity, InstanceState, InstanceTask, StateStore
 from node_agent.steps import Pull
-from node_agent.tasks import Accepted, AnyTask
+from node_agent.tasks import Accepted
 from node_agent.turns import Again, Aside, Finished, Next, Rest, Turns
 from node_agent.wire import (
     POLL_TYPE,
     REPORT_TYPE,
+    BlobSeen,
     Inventory,
     Poll,
     PollReply,
@@ -200,12 +202,21 @@ class NoSecrets:
 class WatchedStore(StateStore):
     """Tells which tasks were taken over for good."""
 
-    taken: Callable[[AnyTask], None]
+    taken: Callable[[InstanceTask], None]
 
-    def accept(self, task: AnyTask, now_ms: int) -> InstanceState:
+    def accept(self, task: InstanceTask, now_ms: int) -> InstanceState:
         state = super().accept(task, now_ms)
         self.taken(task)
         return state
+
+
+class NoBlobs:
+    """A simulated host pulls none: no workload reads one."""
+
+    cache = None
+
+    def seen(self) -> tuple[BlobSeen, ...]:
+        return ()
 
 
 def _no_tunnels(keys: tuple[SshKey, ...]) -> Installed:
@@ -221,8 +232,9 @@ class SimAgent(Agent):
         client = Client(host.docker, inc)
         secrets = cast("Any", NoSecrets())
         super().__init__(
-            store, {"docker": client}, cast("Any", None), secret_files=secrets, ssh_keys=_no_tunnels
+            store, {"docker": client}, Path("/none"), secret_files=secrets, ssh_keys=_no_tunnels
         )
+        self._blobs = cast("Any", NoBlobs())
         clock = NodeClock(host.world, host, inc)
         self._clock = cast("Any", clock)
         self._connected_at_ms = clock.now_ms()
@@ -256,7 +268,7 @@ class SimAgent(Agent):
         self._engine_changed(instance)
 
     def heartbeat(self) -> None:
-        self._strays_due = True
+        self._strays.note_time()
 
     def take(self, reply: PollReply) -> bool:
         return self._take_tasks(reply.tasks)
@@ -279,7 +291,7 @@ class Node:
     docker: Docker
     disk: Disk
     server: Callable[[str], Serve | None]
-    taken: Callable[[str, AnyTask], None]
+    taken: Callable[[str, InstanceTask], None]
     skew_ms: int = 0
     inc: Incarnation | None = None
     agent: SimAgent | None = None

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from reconciler.core.actions import Action, KeyAction, action_id, key_action_id
+from reconciler.core.actions import (
+    Action,
+    BlobAction,
+    Held,
+    KeyAction,
+    action_id,
+    blob_action_id,
+    key_action_id,
+)
 from reconciler.core.desired import Term
 from reconciler.core.names import InstanceKey, Revision, content_hash
 
@@ -60,6 +68,8 @@ class Plan:
     """Whether the Environment approves of exactly these removals."""
     keys: tuple[KeyAction, ...] = ()
     """What is to be done about signing keys, in this order, before any action."""
+    blobs: tuple[BlobAction, ...] = ()
+    """Blobs that are to be on nodes ahead and are not there yet."""
 
     @property
     def ready(self) -> tuple[Action, ...]:
@@ -75,23 +85,41 @@ class Plan:
         return tuple(action for action in self.keys if action.held is None)
 
     @property
+    def ready_blobs(self) -> tuple[BlobAction, ...]:
+        return tuple(action for action in self.blobs if action.held is None)
+
+    @property
+    def holds(self) -> tuple[Held, ...]:
+        """What holds back each action that is held, of whatever sort."""
+        return tuple(
+            action.held
+            for action in (*self.actions, *self.keys, *self.blobs)
+            if action.held is not None
+        )
+
+    @property
     def stalled(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "stalled")
 
     @property
     def empty(self) -> bool:
         """Nothing to do and nothing under way."""
-        return not self.actions and not self.waiting and not self.keys
+        return not (self.actions or self.waiting or self.keys or self.blobs)
 
     @property
     def plan_id(self) -> str:
-        return plan_id_of(self.revision, self.base, self.actions, self.keys)
+        return plan_id_of(self.revision, self.base, self.actions, self.keys, self.blobs)
 
 
 def plan_id_of(
-    revision: Revision, base: str, actions: Iterable[Action], keys: Iterable[KeyAction] = ()
+    revision: Revision,
+    base: str,
+    actions: Iterable[Action],
+    keys: Iterable[KeyAction] = (),
+    blobs: Iterable[BlobAction] = (),
 ) -> str:
     """What a plan is called: by what it would do, whatever holds it back, in whatever order."""
     rotated = sorted(key_action_id(action) for action in keys)
-    rest = (rotated,) if rotated else ()
+    pulled = sorted(map(blob_action_id, blobs))
+    rest = tuple(ids for ids in (rotated, pulled) if ids)
     return content_hash(revision, base, sorted(map(action_id, actions)), *rest)[:16]

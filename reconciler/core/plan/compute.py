@@ -10,6 +10,7 @@ from reconciler.core.diff import diff
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Observed
 from reconciler.core.plan import Finding, Plan, Waiting, plan_id_of
+from reconciler.core.plan.blobs import blob_findings, hold_blobs, wanted_of_blobs
 from reconciler.core.plan.budgets import approved_sets, removals_id, removals_wanted
 from reconciler.core.plan.findings import all_findings
 from reconciler.core.plan.guards import Situation, guard_findings, hold_back
@@ -17,7 +18,9 @@ from reconciler.core.plan.instances import Case, decide
 from reconciler.core.plan.keys import hold_keys, key_findings, wanted_of_keys
 from reconciler.core.plan.moves import moving, put_off
 from reconciler.core.plan.order import ordered, stopped_dependencies
+from reconciler.core.plan.stepped import step_back_findings
 from reconciler.core.plan.terms import in_force, sort_out
+from reconciler.core.plan.trust import trust_findings
 from reconciler.core.records import InstanceRecord, Intent
 
 Records = Mapping[InstanceKey, InstanceRecord]
@@ -56,21 +59,26 @@ def compute_plan(
     ]
     base = observed.fingerprint
     keys = wanted_of_keys(desired.keys, observed, intents)
-    plan_id = plan_id_of(desired.revision, base, actions, keys)
+    blobs = wanted_of_blobs(desired.prefetch, observed, intents)
+    plan_id = plan_id_of(desired.revision, base, actions, keys, blobs)
     asked_for = "" if plan_id in approved else plan_id
     situation = Situation(desired, observed, records, followed, now_ms, asked_for)
     actions = hold_back(actions, situation)
     keys = hold_keys(keys, desired, asked_for, now_ms)
+    blobs = hold_blobs(blobs, desired, asked_for, now_ms)
     findings += [
         *all_findings(desired, observed, records, actions, followed),
         *guard_findings(actions, records),
         *stopped_dependencies(actions, records),
+        *trust_findings(desired, observed, records, now_ms),
         *key_findings(desired.keys, observed, keys),
+        *blob_findings(blobs),
+        *step_back_findings(desired),
         *_moved_on(approved, plan_id),
     ]
     told, ignored = sort_out(findings, desired.guards, now_ms)
     removals = removals_id(removals_wanted(actions, records))
-    held = [action.held for action in (*actions, *keys) if action.held is not None]
+    held = [one.held for one in (*actions, *keys, *blobs) if one.held is not None]
     opens = [one.until_ms for one in held if one.until_ms is not None]
     return Plan(
         revision=desired.revision,
@@ -86,6 +94,7 @@ def compute_plan(
         approved=not asked_for,
         removals_approved=removals in approved_sets(desired.guards, now_ms),
         keys=keys,
+        blobs=blobs,
     )
 
 
@@ -126,7 +135,9 @@ def _all_cases(
             observed=observed,
             intent=open_intents.get(there.key if there else key),
             now_ms=now_ms,
+            trust=desired.trust,
             former=former,
+            stepped=desired.stepped.get(key),
         )
 
 

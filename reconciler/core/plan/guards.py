@@ -21,11 +21,13 @@ from reconciler.core.plan import Finding, terms
 from reconciler.core.plan.budgets import approval_hint, budget_holds, removals_id, removals_wanted
 from reconciler.core.plan.order import hold_for_order
 from reconciler.core.records import UNBEGUN, InstanceRecord, node_name
+from reconciler.core.trust.standing import CODES
 
 IGNORED = "ignored"
-NEEDS_A_PERSON = frozenset(
+NEEDS_A_PERSON = CODES | frozenset(
     {
         "awaiting_apply",
+        "canary_stepped_back",
         "dependency_cycle",
         "name_in_use_on_node",
         "removal_budget",

@@ -6,7 +6,7 @@ node was already asked for is waited for, not asked again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from node_agent.wire import FailureReason, Phase, WorkloadReport
 from reconciler.core.actions import (
@@ -21,12 +21,15 @@ from reconciler.core.actions import (
     Replace,
 )
 from reconciler.core.custody.referred import secret_hold
-from reconciler.core.desired import Target
+from reconciler.core.desired import Stepped, Target
 from reconciler.core.lifecycle import next_epoch
 from reconciler.core.names import InstanceKey, member_name
 from reconciler.core.observed import ArtifactSeen, Observed, Seen, Unknown, is_there
 from reconciler.core.plan import Finding, Waiting
+from reconciler.core.plan.stepped import is_step_back, step_back_hold, with_reason
+from reconciler.core.plan.trust import start_hold, trust_hold
 from reconciler.core.records import InstanceRecord, Intent, State
+from reconciler.core.trust.rules import TrustRules
 
 RETRY_BASE_MS = 15_000
 RETRY_MAX_MS = 30 * 60_000
@@ -47,8 +50,11 @@ class Case:
     observed: Observed
     intent: Intent | None
     now_ms: int
+    trust: TrustRules = field(default_factory=TrustRules)
     former: InstanceRecord | None = None
     """The record of its former name that is to become its own; `seen` is of that one then."""
+    stepped: Stepped | None = None
+    """Where the canary that it asks for went back."""
 
     @property
     def artifact(self) -> Seen[ArtifactSeen]:
@@ -86,6 +92,14 @@ Verdict = Action | Waiting | Finding | None
 
 def decide(case: Case) -> Verdict:
     """The next thing to do for one instance; None when it is as it should be."""
+    verdict = _decide(case)
+    if case.stepped is None or verdict is None or isinstance(verdict, Waiting | Finding):
+        return verdict
+    held = step_back_hold(verdict, case.stepped, case.record)
+    return verdict if held is None else replace(verdict, held=held)
+
+
+def _decide(case: Case) -> Verdict:
     if case.former is not None:
         return _move(case, case.former)
     leaving = _leaving(case)
@@ -203,8 +217,12 @@ def _control(case: Case, target: Target, report: WorkloadReport, *, run: bool) -
         next_epoch(case.record),
         "desired: running" if run else "desired: stopped",
         case.precondition,
-        held=_refusal(case),
+        held=(_start_hold(case, target) if run else None) or _refusal(case),
     )
+
+
+def _start_hold(case: Case, target: Target) -> Held | None:
+    return start_hold(target.instance, case.trust, case.observed, case.now_ms)
 
 
 def _different(case: Case, target: Target, report: WorkloadReport) -> Verdict:
@@ -348,7 +366,12 @@ def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
 def _supplies_hold(case: Case) -> Held | None:
     """Why its node could not get all that a launch takes."""
     assert case.target is not None
-    return _artifact_hold(case) or secret_hold(case.target.instance, case.observed)
+    instance = case.target.instance
+    return (
+        _artifact_hold(case)
+        or trust_hold(instance, case.trust, case.observed, case.now_ms)
+        or secret_hold(instance, case.observed)
+    )
 
 
 def _artifact_hold(case: Case) -> Held | None:
@@ -365,7 +388,7 @@ def _cause(case: Case, target: Target) -> Cause:
     """Drift is only what worked already, and just as it is wanted now."""
     record = case.record if case.begun else None
     if record is None or record.target_hash != target.workload.spec_hash:
-        return "change"
+        return "retry" if record and is_step_back(case.stepped, record, target) else "change"
     return "drift" if record.applied_hash == record.target_hash else "retry"
 
 
@@ -401,7 +424,7 @@ def _replace(case: Case, target: Target, held: Held | None) -> Replace:
         version_from=running,
         direction="rollback" if again or (back and changed) else "upgrade",
         epoch=next_epoch(record),
-        reason=reason,
+        reason=with_reason(reason, case.stepped, record, target),
         precondition=case.precondition,
         held=held or _refusal(case),
         cause=_cause(case, target),

@@ -10,7 +10,7 @@ from reconciler.core.custody.grants import ISSUED_BY_BOOTSTRAP, Rule, policy_tex
 from reconciler.core.custody.layout import CLASSES, VaultLayout
 from reconciler.core.custody.paths import CLASS_OF, SecretClass
 from reconciler.core.custody.things import create_steps, read_parameters, read_path
-from reconciler.ports import ARTIFACT_KEY, TASK_KEY
+from reconciler.ports import ARTIFACT_KEY, KEY_KINDS, REGISTRY_KEY, TASK_KEY
 from reconciler.server.tokens import TOKEN_KEY
 from reconciler.use_cases.audit import AUDIT_KEY
 from reconciler.use_cases.saved_plan import PLAN_KEY
@@ -25,9 +25,9 @@ def rules_of(secret_class: SecretClass) -> dict[str, Rule]:
 
 
 def test_every_key_that_is_signed_with_is_declared() -> None:
-    used = {TASK_KEY, ARTIFACT_KEY, TOKEN_KEY, AUDIT_KEY, PLAN_KEY, SNAPSHOT_KEY}
-    assert set(SIGNING_KEYS) == used
-    assert SIGNING_KEYS[ARTIFACT_KEY] == "ecdsa-p256"
+    others = {TOKEN_KEY, AUDIT_KEY, PLAN_KEY, SNAPSHOT_KEY}
+    assert set(SIGNING_KEYS) == {TASK_KEY, ARTIFACT_KEY, REGISTRY_KEY} | others
+    assert {name: SIGNING_KEYS[name] for name in KEY_KINDS} == KEY_KINDS
 
 
 def test_things_have_names_of_their_own_and_come_after_what_they_are_in() -> None:
