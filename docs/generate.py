@@ -325,6 +325,7 @@ _AUDIT = "What a check of the audit trail finds"
 _CALLS: Mapping[str, tuple[str, int]] = {
     "Held": (_HELD, 0),
     "Unknown": (_HELD, 0),
+    "Verdict": (_HELD, 1),
     "Finding": (_PROBLEMS, 1),
     "Problem": (_PROBLEMS, 3),
     "finding": (_PROBLEMS, 1),
@@ -423,10 +424,10 @@ def _code_of(
         group = _CHANGES
     if not group or len(call.args) <= index:
         return
-    code = call.args[index]
+    known = {name: value for line, name, value in named if line <= call.lineno}
+    code = known.get(ast.unparse(call.args[index]), call.args[index])
     if isinstance(code, ast.Constant) and _CODE.fullmatch(str(code.value)):
         words = call.args[index + after] if len(call.args) > index + after else call.args[index]
-        known = {name: value for line, name, value in named if line <= call.lineno}
         text = _template(known.get(ast.unparse(words), words))
         yield group, str(code.value), text if " " in text else ""
 

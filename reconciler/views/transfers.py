@@ -131,7 +131,7 @@ def manifest_path(transfer: Transfer) -> str:
     return f"{place}/{transfer.app}/{transfer.version}/{transfer.name}.yaml"
 
 
-_BLOB_SOURCE = "  # source_metadata: {repository_url: https://…}  # where policies list blob_sources"
+_BLOB_SOURCE = "  # source_metadata: {repository_url: https://…}  # where blob_sources are listed"
 
 
 def manifest_text(transfer: Transfer, media_type: str) -> str:
