@@ -4,8 +4,8 @@ Rules:
 - Where signed commits were walked, they have been judged one by one. Elsewhere an object may have
   gone as many steps as there are commits since the form that was accepted last.
 - Retired is nothing that still runs: until its last record is gone, the form before counts.
-- What a version runs is judged after its Promotion. One whose Promotion is put back stays what that
-  was of, also where commits were walked.
+- What a version runs is judged with the commits, where those are walked. One whose Promotion is
+  put back stays what that was of.
 - What is accepted first of all begins anywhere, and revoking waits for nobody.
 """
 
@@ -94,28 +94,21 @@ def keep_to_steps(
         forms.put_back(ref, f"{code}: {message}")
         at = (found.path, found.line, 1) if found else (stored.path if stored else "", 0, 0)
         yield Problem(*at, code, message, "/spec/state" if found else "", hint, str(ref))
-    yield from _keep_what_runs(forms, candidate, accepted_at, bounds)
+    yield from _keep_what_runs(forms)
 
 
-def _keep_what_runs(
-    forms: Forms, candidate: Candidate, accepted_at: Revision | None, bounds: Bounds
-) -> Iterator[Problem]:
-    """Puts back versions that may not run something else. What never was accepted may come."""
+def _keep_what_runs(forms: Forms) -> Iterator[Problem]:
+    """Puts back versions that may not run something else below a Promotion that was put back."""
     changed = [ref for ref in forms.chosen if ref.kind == "AppVersion" and forms.changed(ref)]
     gone = [ref for ref in forms.gone if ref.kind == "AppVersion" and ref not in forms.settled]
     for ref in sorted((*changed, *gone)):
         stored, promotion = forms.last.get(ref), promotion_of(ref)
-        if stored is None or (candidate.decided is not None and promotion not in forms.settled):
+        if stored is None or promotion not in forms.settled:
             continue
         found = forms.chosen.get(ref)
         documents = (_document(stored), found.document if found else None)
-        before = after = _document(forms.last.get(promotion))
-        if promotion not in forms.settled:
-            offered = forms.chosen.get(promotion)
-            after = offered.document if offered is not None else None
-        # Each revision was judged by what its Promotion was then, so that only newer commits count.
-        commits = _commits(accepted_at, bounds)
-        for wrong in changed_in_place(ref, documents, (before, after), commits)[:1]:
+        kept = _document(forms.last.get(promotion))
+        for wrong in changed_in_place(ref, documents, (kept, kept))[:1]:
             forms.put_back(ref, f"{CHANGED_IN_PLACE}: {wrong.message}")
             at = (found.path, found.line, 1) if found else (stored.path, 0, 0)
             words = (CHANGED_IN_PLACE, wrong.message, wrong.pointer, wrong.hint)
