@@ -100,6 +100,16 @@ class StateRepo:
         self.git("commit", "--quiet", "--message", message)
         return self.head()
 
+    def begin_with(self) -> str:
+        """Makes all there is, edited or committed, the first commit, before anybody fetched it:
+        what begins there may stand in any state.
+        """
+        first = self.git("rev-list", "--max-parents=0", "HEAD").strip()
+        self.git("reset", "--quiet", "--soft", first)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--amend", "--no-edit")
+        return self.head()
+
     def head(self) -> str:
         return self.git("rev-parse", "HEAD").strip()
 

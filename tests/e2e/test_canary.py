@@ -69,7 +69,7 @@ def platform(
         path = f"catalog/hello/versions/{version}.yaml"
         made.repo.edit(path, lambda text: _with_secrets(text, COMMANDS[request.param]))
     made.edit_instance("spec:\n", "spec:\n  secrets: {hf-token: secret://project/hf-token}\n")
-    made.repo.commit("The app reads two secrets")
+    made.repo.begin_with()
     yield made
     made.stop()
 

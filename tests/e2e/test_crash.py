@@ -95,7 +95,6 @@ class Shared:
         platform.remove_instance()
         for version in (OLD, NEW):
             platform.add_version(version, push(platform.published.endpoint, version), SLOW)
-        platform.repo.commit("versions that start slowly, and no instance")
         platform.start()
         platform.wait_settled("unknown")
         return platform

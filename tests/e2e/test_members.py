@@ -85,7 +85,7 @@ class Pair:
         self.change(state_repo.INSTANCE, lambda spec: spec.update(members=list(members)))
 
     def start(self) -> None:
-        self.platform.repo.commit("hello has a head and workers")
+        self.platform.repo.begin_with()
         self.platform.start()
         token = self.platform.root / "token-b"
         token.write_text(self.platform.gpuaas("node", "join", self.other).stdout)

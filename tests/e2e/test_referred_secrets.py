@@ -59,7 +59,7 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platfor
         made.repo.edit(path, lambda text: showing(text, COMMANDS[request.param]))
     bound = f"spec:\n  secrets: {{hf-token: {REFERENCE}}}\n"
     made.repo.edit(state_repo.INSTANCE, lambda text: text.replace("spec:\n", bound, 1))
-    made.repo.commit("The app reads a token by reference")
+    made.repo.begin_with()
     try:
         made.start()
         yield made

@@ -48,7 +48,7 @@ def platform(vault_server: VaultServer, tmp_path: Path) -> Iterator[Platform]:
     made = Platform(root, publish_to_layout(root / "images"), settings={**custody.settings, **pace})
     for version in VERSIONS:
         made.repo.edit(f"catalog/hello/versions/{version}.yaml", _with_secret)
-    made.repo.commit("The app reads a token")
+    made.repo.begin_with()
     try:
         made.start()
         made.wait_settled("running")

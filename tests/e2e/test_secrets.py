@@ -31,7 +31,7 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platfor
         made = make()
     for version in VERSIONS:
         made.repo.edit(f"catalog/hello/versions/{version}.yaml", with_secret)
-    made.repo.commit("The app reads a token")
+    made.repo.begin_with()
     try:
         made.start()
         made.wait_settled("running")
