@@ -196,7 +196,8 @@ BLOB_TAKE = replace(
     header=(Text("Upload-Offset", "How many bytes came before: as many as are kept."),),
     errors={
         **_OF_INTENT, 400: ("invalid_message",), 408: ("too_slow",), 413: ("too_large",),
-        409: ("wrong_offset", "upload_finished", *_OF_INTENT[409]), 507: ("blob_store_full",),
+        409: ("wrong_offset", "upload_finished", "upload_busy", *_OF_INTENT[409]),
+        503: ("too_many_uploads",), 507: ("blob_store_full",),
     },
 )  # fmt: skip
 BLOB_FINISH = replace(
