@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from reconciler.core.records import AuditEntry
 from reconciler.server.assertions import Asserted, AssertionLimits, Assertions, Denied
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, read_body
-from reconciler.server.rate_limit import Buckets, peer_of
+from reconciler.server.rate_limit import Buckets, peer_of, retry_after, take_turn
 from reconciler.server.tokens import Issued, Tokens
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -101,9 +100,7 @@ class AuthApi:
     def _answer(self, wanted: Wanted) -> Issued:
         """Counts the try before its outcome is known, so that tries in parallel count as well."""
         now_ms = self._deps.clock.now_ms()
-        wait_ms = self._by_address.take(wanted.peer, now_ms)
-        if wait_ms:
-            raise _too_many("too many refused tries from this address", wait_ms)
+        take_turn(self._by_address, wanted.peer, now_ms, "too many refused tries from this address")
         refused = False
         try:
             return self._issued(wanted, now_ms)
@@ -261,16 +258,8 @@ def _scope(fields: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(asked) or None
 
 
-def _too_many(message: str, wait_ms: int) -> ApiError:
-    return ApiError(429, "rate_limited", f"{message}: wait, then retry", _retry(wait_ms))
-
-
 def _limited(asserted: Asserted, wait_ms: int) -> Denied:
     subject = str(asserted.account.subject)
     message = f"too many tokens for {subject}: wait, then retry; a token is good many times"
-    denied = Denied(429, "rate_limited", message, headers=_retry(wait_ms))
+    denied = Denied(429, "rate_limited", message, headers=retry_after(wait_ms))
     return denied.of(asserted.account, asserted.key_id)
-
-
-def _retry(wait_ms: int) -> dict[str, str]:
-    return {"Retry-After": str(math.ceil(wait_ms / 1000))}

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import threading
 from collections import deque
@@ -42,7 +41,7 @@ from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, first_problem, read_body
 from reconciler.server.instance_secrets import Once
 from reconciler.server.peer import check_csr
-from reconciler.server.rate_limit import peer_of
+from reconciler.server.rate_limit import peer_of, retry_after
 from reconciler.server.senders import Senders
 from reconciler.server.wrap_alarm import Asker, told_unwrap, tries_by_token
 
@@ -281,8 +280,7 @@ def _slow_down(limit: FailureLimit, name: str, now_ms: int, message: str) -> Non
 
 
 def _wait(wait_ms: int, message: str) -> NoReturn:
-    headers = {"Retry-After": str(math.ceil(wait_ms / 1000))}
-    raise ApiError(429, "too_many_tries", message, headers)
+    raise ApiError(429, "too_many_tries", message, retry_after(wait_ms))
 
 
 def _refuse_token() -> NoReturn:

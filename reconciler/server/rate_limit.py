@@ -6,8 +6,11 @@ Rule: each process counts for itself, and forgets who was quiet for longest when
 from __future__ import annotations
 
 import ipaddress
+import math
 import threading
 from collections import OrderedDict
+
+from reconciler.server.errors import ApiError
 
 
 class Buckets:
@@ -73,3 +76,16 @@ def peer_of(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def take_turn(buckets: Buckets, name: str, now_ms: int, message: str) -> None:
+    """Takes one of what `name` has left. ApiError 429 when there is none: `message`, and when to
+    come again.
+    """
+    wait_ms = buckets.take(name, now_ms)
+    if wait_ms:
+        raise ApiError(429, "rate_limited", f"{message}: wait, then retry", retry_after(wait_ms))
+
+
+def retry_after(wait_ms: int) -> dict[str, str]:
+    return {"Retry-After": str(math.ceil(wait_ms / 1000))}

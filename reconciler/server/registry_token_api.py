@@ -10,9 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,16 +22,15 @@ from starlette.routing import Route
 
 from reconciler.artifacts.registry_keys import TOKEN_PATH
 from reconciler.artifacts.registry_tokens import RegistryToken, RegistryTokens
-from reconciler.core.transfers import admits, opens
+from reconciler.core.transfers import opens
 from reconciler.ports import Secret
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, read_body
-from reconciler.server.rate_limit import Buckets, peer_of
+from reconciler.server.rate_limit import peer_of
+from reconciler.server.transfer_login import TransferLogin, basic
 
 _BODY_BYTES_MAX = 16 * 1024
 _FIELDS_MAX = 64
-_REFUSALS_AT_ONCE, _REFUSAL_EVERY_S = 30, 2.0
-_ADDRESSES_MAX = 10_000
 _FORM = "application/x-www-form-urlencoded"
 
 log = structlog.get_logger(__name__)
@@ -61,7 +57,7 @@ class RegistryTokenApi:
         self._service = deps.settings.registry_token_service
         self._ttl_s = int(deps.settings.registry_token_ttl_s)
         self._tokens = RegistryTokens(deps.secrets, deps.clock, deps.settings)
-        self._by_address = Buckets(_REFUSALS_AT_ONCE, _REFUSAL_EVERY_S, _ADDRESSES_MAX)
+        self._login = TransferLogin(deps)
 
     def routes(self) -> list[Route]:
         return [
@@ -70,7 +66,7 @@ class RegistryTokenApi:
         ]
 
     async def given(self, request: Request) -> Response:
-        name, password = _basic(request.headers.get("authorization", ""))
+        name, password = basic(request.headers.get("authorization", ""))
         query = request.query_params
         return await self._answer(
             request, name, password, query.get("service", ""), query.getlist("scope")
@@ -105,20 +101,11 @@ class RegistryTokenApi:
         )
 
     def _issued(self, login: Login) -> RegistryToken:
-        """Counts the try before its outcome is known, so that tries in parallel count as well."""
         now_ms = self._deps.clock.now_ms()
         if login.service not in ("", self._service):
             message = f"this control plane makes tokens for {self._service!r}"
             raise ApiError(400, "service_unknown", message)
-        wait_ms = self._by_address.take(login.peer, now_ms)
-        if wait_ms:
-            headers = {"Retry-After": str(math.ceil(wait_ms / 1000))}
-            message = "too many refused tries from this address: wait, then retry"
-            raise ApiError(429, "rate_limited", message, headers)
-        transfer = self._deps.store.transfer(login.transfer)
-        if not admits(transfer, login.password.reveal(), now_ms) or transfer is None:
-            raise _refused()
-        self._by_address.give_back(login.peer, now_ms)
+        transfer = self._login.opened(login.transfer, login.password, login.peer, now_ms)
         granted = _granted(login.scopes, opens(transfer))
         left_s = max(1, (transfer.expires_at_ms - now_ms) // 1000)
         log.info(
@@ -145,19 +132,6 @@ def _granted(
     return {name: tuple(sorted(actions)) for name, actions in sorted(found.items()) if actions}
 
 
-def _basic(header: str) -> tuple[str, Secret]:
-    """ApiError 401 for what is no Basic authorization."""
-    scheme, _, word = header.strip().partition(" ")
-    try:
-        decoded = base64.b64decode(word.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        decoded = ""
-    name, colon, password = decoded.partition(":")
-    if scheme.lower() != "basic" or not colon:
-        raise _refused()
-    return name, Secret(password)
-
-
 def _fields(content_type: str, body: bytes) -> Mapping[str, list[str]]:
     if content_type.partition(";")[0].strip().lower() != _FORM:
         raise ApiError(415, "unsupported_media_type", f"expected {_FORM}")
@@ -172,12 +146,3 @@ def _one(fields: Mapping[str, list[str]], name: str) -> str:
     if len(found) > 1:
         raise ApiError(400, "invalid_message", f"{name}: given more than once")
     return found[0] if found else ""
-
-
-def _refused() -> ApiError:
-    headers = {"WWW-Authenticate": 'Basic realm="gpuaas"'}
-    message = (
-        "no open intent has this credential: log in with the id of a publish or pull intent and "
-        "what its hand-over token unwraps to (gpuaas intent publish|pull)"
-    )
-    return ApiError(401, "credential_refused", message, headers)

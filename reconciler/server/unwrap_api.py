@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import math
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,7 +24,7 @@ from reconciler.errors import Refused
 from reconciler.ports import Secret
 from reconciler.server.deps import ServerDeps, Threads
 from reconciler.server.errors import ApiError, read_body
-from reconciler.server.rate_limit import Buckets, peer_of
+from reconciler.server.rate_limit import Buckets, peer_of, take_turn
 from reconciler.server.wrap_alarm import told_unwrap, tries_by_token
 from reconciler.use_cases.handover import TOKEN_BYTES_MAX, Asker, checked_token
 
@@ -63,7 +62,7 @@ class UnwrapApi:
         """Counts the try before its outcome is known, so that tries in parallel count as well."""
         now_ms = self._deps.clock.now_ms()
         given = self._checked(token, asker.peer, now_ms)
-        _take_turn(self._by_token, given.mac, now_ms, "too many tries of this token")
+        take_turn(self._by_token, given.mac, now_ms, "too many tries of this token")
         refused = False
         try:
             return told_unwrap(self._deps, given, asker)
@@ -84,15 +83,8 @@ class UnwrapApi:
             status = _STATUS.get(error.code)
             if status is None:
                 raise
-            _take_turn(self._by_address, peer, now_ms, "too many refused tries from this address")
+            take_turn(self._by_address, peer, now_ms, "too many refused tries from this address")
             raise ApiError(status, error.code, error.message) from None
-
-
-def _take_turn(buckets: Buckets, name: str, now_ms: int, message: str) -> None:
-    wait_ms = buckets.take(name, now_ms)
-    if wait_ms:
-        headers = {"Retry-After": str(math.ceil(wait_ms / 1000))}
-        raise ApiError(429, "rate_limited", f"{message}: wait, then retry", headers)
 
 
 def _token(body: bytes) -> Secret:

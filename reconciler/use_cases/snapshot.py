@@ -26,13 +26,12 @@ from reconciler.core.custody.paths import REFERRED
 from reconciler.core.desired import Candidate
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.environment import EnvironmentSpec
-from reconciler.core.kinds.trust_policy import TrustPolicySpec
 from reconciler.core.names import ArtifactKey, Revision
 from reconciler.core.observed import Known, Unknown
 from reconciler.core.problems import Problem
 from reconciler.core.records import Accepted, AcceptedObject
 from reconciler.core.times import time_text
-from reconciler.core.trust.build import rules_of
+from reconciler.core.trust.accepted import rules_accepted
 from reconciler.core.trust.evidence import Evidence
 from reconciler.core.trust.standing import must_look
 from reconciler.custody import signing
@@ -115,7 +114,7 @@ def _evidence(
     asked = {key: asked[key] for key in sorted(asked.keys() & artifacts.keys())}
     kept = ports.store.evidence(asked.keys())
     there = (key for key in asked if isinstance(one := artifacts[key], Known) and one.value.exists)
-    rules, at = rules_of(_policies(accepted)), endpoint_of(named)
+    rules, at = rules_accepted(accepted), endpoint_of(named)
     recheck_ms = int(settings.trust_recheck_s * 1000)
     due = [k for k in there if must_look(rules, asked[k], kept.get(k), now_ms, recheck_ms)]
     due.sort(key=lambda key: (key in kept, key))
@@ -124,14 +123,6 @@ def _evidence(
     fresh = looked_now(found, now_ms)
     keep(ports.store, fresh)
     return {**kept, **{one.artifact: one for one in fresh}}
-
-
-def _policies(accepted: Accepted) -> Iterable[tuple[str, TrustPolicySpec]]:
-    for name in accepted.objects:
-        if name.startswith("TrustPolicy/"):
-            spec = _spec(accepted, name)
-            if isinstance(spec, TrustPolicySpec):
-                yield name, spec
 
 
 def _asked(accepted: Accepted, channel: str, canary: str) -> dict[ArtifactKey, frozenset[str]]:

@@ -16,13 +16,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from reconciler.artifact_ports import (
-    NO_SUCH_BLOB,
-    PUBLISH_IT,
-    BlobStore,
-    Registry,
-    RegistryEndpoint,
-)
+from reconciler.artifact_ports import NO_SUCH_BLOB, PUBLISH_IT, BlobStore, Registry
+from reconciler.artifacts.endpoints import endpoint_of
 from reconciler.artifacts.verifying import look
 from reconciler.core.checks.catalog import UNSEEN, standing
 from reconciler.core.custody.paths import transfer_secret
@@ -30,7 +25,6 @@ from reconciler.core.desired import StateObject
 from reconciler.core.forms import parse_accepted
 from reconciler.core.kinds.artifact import Artifact, ArtifactSpec
 from reconciler.core.kinds.environment import Environment, EnvironmentSpec
-from reconciler.core.kinds.trust_policy import TrustPolicy
 from reconciler.core.names import ArtifactKey, Digest, ObjectRef
 from reconciler.core.records import Accepted, AuditEntry
 from reconciler.core.times import time_text
@@ -48,10 +42,9 @@ from reconciler.core.transfers import (
     opens,
     staging_repository,
 )
-from reconciler.core.trust.build import rules_of
+from reconciler.core.trust.accepted import rules_accepted
 from reconciler.core.trust.evidence import Verdict
 from reconciler.core.trust.judge import judge
-from reconciler.core.trust.rules import TrustRules
 from reconciler.core.world import Entry
 from reconciler.errors import Refused, Transient
 from reconciler.ports import Clock, Secret, SecretStore, Store
@@ -129,7 +122,7 @@ def open_publish(desk: Desk, wish: PublishWish, asker: Asker) -> Opened:
     _refuse_missing(desk, f"Project/{wish.project}", f"App/{wish.app}")
     accepted, environment = _standing(desk)
     channel = _channel(wish, environment)
-    needs = needs_of(trust_rules(accepted), channel)
+    needs = needs_of(rules_accepted(accepted), channel)
     if needs is None:
         message = f"no TrustPolicy says what the channel {channel} needs"
         raise Refused("channel_unknown", message, hint="name one of theirs, or describe it there")
@@ -401,7 +394,7 @@ def _take(
     if not seen.exists:
         message = f"nothing with the digest {digest} was pushed to {transfer.place}"
         raise Refused("not_pushed", message, hint="push it there first, and name its digest")
-    rules, verdict = trust_rules(accepted), Verdict(True)
+    rules, verdict = rules_accepted(accepted), Verdict(True)
     if transfer.channel:
         now_ms = desk.clock.now_ms()
         evidence = look(desk.registry, endpoint, pushed, rules, None, now_ms)
@@ -443,22 +436,6 @@ def _standing(desk: Desk) -> tuple[Accepted, EnvironmentSpec]:
         message = f"no Environment {name!r} is accepted yet"
         raise Refused("no_environment", message, hint="start gpuaas run --environment NAME")
     return accepted, parsed.manifest.spec
-
-
-def trust_rules(accepted: Accepted) -> TrustRules:
-    """What the accepted TrustPolicies come to."""
-    found = []
-    for ref, stored in accepted.objects.items():
-        if ref.startswith("TrustPolicy/"):
-            parsed = parse_accepted(stored)
-            if isinstance(parsed, StateObject) and isinstance(parsed.manifest, TrustPolicy):
-                found.append((parsed.ref.name, parsed.manifest.spec))
-    return rules_of(found)
-
-
-def endpoint_of(environment: EnvironmentSpec) -> RegistryEndpoint:
-    at = environment.registry
-    return RegistryEndpoint(at.endpoint, at.plain_http, at.layout_path, at.auth == "token")
 
 
 def _refuse_missing(desk: Desk, *refs: str) -> None:
