@@ -43,12 +43,32 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class ServiceProgress:
+    """How far one service of a topology got, since this agent runs.
+
+    `started_at_ms`: 0 while it was not started since its topology was put in force, or was stopped
+    on purpose since. `starts`: since it last ran well. `failed`: why it is not started again.
+    """
+
+    name: str
+    started_at_ms: int = 0
+    starts: int = 0
+    restarts: int = 0
+    ready: bool = False
+    ready_since_ms: int = 0
+    next_probe_ms: int = 0
+    probe_failures: int = 0
+    probe_detail: str = ""
+    failed: Fault | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far an instance got. The first group outlives the agent, the rest starts over with it.
 
     `losses_ms`: when what passed its gate was lost, oldest first (see `flaps`). `tolerated`: what
     of `Unit.altered` the engine makes of every container by itself. `fresh`: nothing was done since
-    the last `Create`.
+    containers were made last. `ready_hash`: what is ready; of a topology, all that is vital.
 
     An attempt that an agent restart cut off starts over too: its budget is for the workload, and
     what is already running is taken note of rather than started again.
@@ -78,6 +98,7 @@ class Progress:
     fresh: bool = False
     stopped_by_us: bool = False
     swept: bool = False
+    services: tuple[ServiceProgress, ...] = ()
 
 
 # --- the steps -----------------------------------------------------------------------------------
@@ -110,6 +131,57 @@ class TakeNote:
 class ProbeReady:
     unit: Unit
     workload: Workload
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Makes the containers that a topology in force lacks; starts none."""
+
+    unit: Unit
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class StartServices:
+    """Those of a topology in force whose turn it is; their containers are there."""
+
+    unit: Unit
+    workload: Workload
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeService:
+    unit: Unit
+    workload: Workload
+    name: str
+
+
+@dataclass(frozen=True)
+class GiveUpService:
+    """One that is not vital is not started again."""
+
+    name: str
+    fault: Fault
+
+
+@dataclass(frozen=True)
+class NoteReady:
+    """All that is vital of a topology that passed its gate is ready, still or again."""
+
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class RepairServices:
+    """Those that are not as they were asked for are removed; the next start makes them anew.
+
+    Of a topology that nothing runs of: those whose end can't be told from having been stopped.
+    """
+
+    unit: Unit
+    workload: Workload
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -176,6 +248,7 @@ class Settled:
 
 Step = (
     Pull | Create | Start | TakeNote | ProbeReady | Stop | Remove | Repair | Tolerate
+    | Apply | StartServices | ProbeService | GiveUpService | RepairServices | NoteReady
     | Commit | GiveUp | Sweep | Prove | Wait | Settled
 )  # fmt: skip
 
@@ -197,3 +270,8 @@ class Failed:
 
 
 Outcome = Done | Failed | Probed
+
+
+def pulled_as(workload: Workload) -> str:
+    """What `Progress.pulled` is once all images of a workload are there."""
+    return " ".join(image.reference for image in workload.images)

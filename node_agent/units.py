@@ -5,19 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from node_agent.wire import Endpoint
+from node_agent.wire import Endpoint, EngineName
+
+
+@dataclass(frozen=True)
+class ServiceSeen:
+    """One service of a topology, as its container stands. `address`: on the topology's network.
+
+    `missing`: there is no container of it, or one of another form of it.
+    """
+
+    name: str
+    unit_id: str = ""
+    status: Literal["missing", "created", "running", "paused", "exited"] = "missing"
+    exit_code: int | None = None
+    out_of_memory: bool = False
+    altered: tuple[str, ...] = ()
+    address: str = ""
+    image_digest: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.status in {"running", "paused"}
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One container or process of ours.
+    """One container or process of ours, or all containers of one topology.
+
+    Of a topology there is one for each form of it that the node has the file of. At most one of
+    these is in force and has `services`, in the order of their names; the others are `created`.
 
     `altered`: in what it is not as it was asked for, a line each, no values of settings in it.
     """
 
     unit_id: str
     name: str
-    engine: Literal["docker", "process"]
+    engine: EngineName
     instance: str
     node: str
     spec_hash: str
@@ -30,6 +54,7 @@ class Unit:
     altered: tuple[str, ...] = ()
     gpu_vendor: Literal["nvidia", "amd"] | None = None
     gpu_uuids: tuple[str, ...] = ()
+    services: tuple[ServiceSeen, ...] = ()
 
     @property
     def alive(self) -> bool:

@@ -15,7 +15,13 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from node_agent.artifact_wire import BLOB_DIGEST
 from node_agent.artifact_wire import BlobFile as BlobFile
@@ -23,7 +29,21 @@ from node_agent.artifact_wire import BlobRequest as BlobRequest
 from node_agent.artifact_wire import BlobSeen as BlobSeen
 from node_agent.artifact_wire import PullToken as PullToken
 from node_agent.artifact_wire import PullTokenRequest as PullTokenRequest
+from node_agent.compose_wire import Service as Service
+from node_agent.compose_wire import ServicePhase as ServicePhase
+from node_agent.compose_wire import Topology as Topology
+from node_agent.compose_wire import starting_order as starting_order
 from node_agent.wire_base import CANONICAL, Wire
+from node_agent.workload_wire import ExecProbe as ExecProbe
+from node_agent.workload_wire import HttpProbe as HttpProbe
+from node_agent.workload_wire import Image as Image
+from node_agent.workload_wire import Limits as Limits
+from node_agent.workload_wire import Packages as Packages
+from node_agent.workload_wire import Port as Port
+from node_agent.workload_wire import Probe as Probe
+from node_agent.workload_wire import Readiness as Readiness
+from node_agent.workload_wire import SecretFile as SecretFile
+from node_agent.workload_wire import TcpProbe as TcpProbe
 
 TASK_TYPE = "application/vnd.gpuaas.task.v1+json"
 REPORT_TYPE = "application/vnd.gpuaas.report.v1+json"
@@ -41,120 +61,30 @@ SECRETS_PATH = "/run/gpuaas/secrets"
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
+EngineName = Literal["docker", "process", "compose"]
+
 LABEL_INSTANCE = "dev.gpuaas.instance"
 LABEL_SPEC_HASH = "dev.gpuaas.spec-hash"
 LABEL_NODE = "dev.gpuaas.node"
 LABEL_MANAGED = "dev.gpuaas.managed"
 LABEL_APP = "dev.gpuaas.app"
 LABEL_VERSION = "dev.gpuaas.version"
+LABEL_SERVICE = "dev.gpuaas.service"
+"""On containers of a topology alone."""
 
 
 # --- what should run -----------------------------------------------------------------------------
 
 
-class Image(Wire):
-    """An OCI image by digest. `registry` is host:port, from the Environment, never a manifest.
-
-    For the process engine it is `layout:` and the folder of an OCI image layout on the node.
-    """
-
-    registry: str
-    plain_http: bool = False
-    repository: str
-    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
-
-    @property
-    def reference(self) -> str:
-        return f"{self.registry}/{self.repository}@{self.digest}"
-
-
-class Port(Wire):
-    """A container port, published on the node's loopback. `host` None: any free one.
-
-    `address`: the node's own address to publish it at instead, for the other members.
-    """
-
-    name: str
-    container: int = Field(ge=1, le=65535)
-    host: int | None = Field(default=None, ge=1, le=65535)
-    address: str | None = None
-
-
-class Limits(Wire):
-    """Hard limits. GPUs are named by UUID, never by index."""
-
-    cpu_millis: int | None = Field(default=None, ge=10)
-    memory_mib: int | None = Field(default=None, ge=6)
-    pids: int = Field(default=4096, ge=1)
-    shm_mib: int = Field(default=64, ge=1)
-    gpu_vendor: Literal["nvidia", "amd"] | None = None
-    gpu_uuids: tuple[str, ...] = ()
-
-
-class HttpProbe(Wire):
-    kind: Literal["http"] = "http"
-    port: int
-    path: str = "/"
-
-
-class TcpProbe(Wire):
-    kind: Literal["tcp"] = "tcp"
-    port: int
-
-
-class ExecProbe(Wire):
-    kind: Literal["exec"] = "exec"
-    command: tuple[str, ...]
-
-
-Probe = Annotated[HttpProbe | TcpProbe | ExecProbe, Field(discriminator="kind")]
-
-
-class Readiness(Wire):
-    """When a started workload counts as ready, and how long it may take (`start_budget_ms`)."""
-
-    probe: Probe | None = None
-    interval_ms: int = Field(default=1_000, ge=50)
-    timeout_ms: int = Field(default=1_000, ge=50)
-    start_budget_ms: int = Field(default=60_000, ge=100)
-    failures_max: int = Field(default=3, ge=1)
-
-
-class Packages(Wire):
-    """Python packages put in before the workload starts, from this index and no other.
-
-    `requirements` are pip's requirement lines, each with its hashes or, without `require_hashes`,
-    none with any.
-    """
-
-    index_url: str
-    requirements: tuple[str, ...] = Field(min_length=1)
-    require_hashes: bool = False
-
-
-class SecretFile(Wire):
-    """A secret that the workload reads at `SECRETS_PATH/name`, in memory, never on disk.
-
-    Its value is in no task: the agent asks for it before each start. `source` is the reference
-    (`secret://project/hf-token`) of one that somebody put there; empty: it is the instance's own.
-    With `env` the workload also finds it in that variable.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$")
-    source: str = ""
-    env: str = ""
-
-    @property
-    def asked(self) -> str:
-        """What it is called where it is asked for: its name, and its source where it has one."""
-        return f"{self.name}={self.source}" if self.source else self.name
-
-
 class Workload(Wire):
-    """One runnable thing on one node, rendered by the control plane."""
+    """One runnable thing on one node, rendered by the control plane.
+
+    With a `topology` it is several containers. What is said here then holds for all of them:
+    `image` is the main service's, `limits` are the sum, `readiness` is how long all may take.
+    """
 
     instance: str
-    engine: Literal["docker", "process"]
+    engine: EngineName
     image: Image
     command: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
@@ -166,6 +96,30 @@ class Workload(Wire):
     packages: Packages | None = None
     secrets: tuple[SecretFile, ...] = ()
     blobs: tuple[BlobFile, ...] = ()
+    topology: Topology | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.topology is None) == (self.engine == "compose"):
+            raise ValueError("a topology is for the engine compose, and that for nothing else")
+        if self.topology is not None:
+            _check_names(self, self.topology)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_earlier_agents_know_it(self, fields_of: SerializerFunctionWrapHandler) -> Any:
+        """What came later is said only where it is used: they take no field that they don't know,
+        and a control plane is updated before its agents.
+        """
+        fields = fields_of(self)
+        return {name: value for name, value in fields.items() if value or name not in _CAME_LATER}
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All that have to be pulled, each once."""
+        if self.topology is None:
+            return (self.image,)
+        return tuple(dict.fromkeys(one.image for one in self.topology.services))
 
     @cached_property
     def spec_hash(self) -> str:
@@ -182,6 +136,8 @@ class Workload(Wire):
         document["ports"] = [_port_fields(port) for port in self.ports]
         if self.blobs:
             document["blobs"] = [dict(blob.__dict__) for blob in self.blobs]
+        if self.topology is not None:
+            document["topology"] = _topology_fields(self.topology)
         if self.secrets:
             document["secrets"] = [_secret_fields(secret) for secret in self.secrets]
         return "sha256:" + hashlib.sha256(CANONICAL.encode(document).encode()).hexdigest()
@@ -192,7 +148,30 @@ class Workload(Wire):
         return copied
 
 
-_CAME_LATER = ("packages", "secrets", "blobs")
+_CAME_LATER = ("packages", "secrets", "blobs", "topology")
+
+
+def _check_names(workload: Workload, topology: Topology) -> None:
+    """What services refer to of their workload is there."""
+    for what, there in (
+        ("ports", {port.name for port in workload.ports}),
+        ("secrets", {secret.name for secret in workload.secrets}),
+        ("blobs", {blob.name for blob in workload.blobs}),
+    ):
+        for service in topology.services:
+            if not {*getattr(service, what)} <= there:
+                raise ValueError(f"{service.name} refers to {what} that are not there")
+
+
+def _topology_fields(topology: Topology) -> dict[str, Any]:
+    """What is as usual is left out, but not what sort of probe it is: of two sorts it is all that
+    tells them apart.
+    """
+    fields = topology.model_dump(exclude_defaults=True)
+    for service, said in zip(topology.services, fields["services"], strict=True):
+        if service.readiness.probe is not None:
+            said["readiness"]["probe"]["kind"] = service.readiness.probe.kind
+    return fields
 
 
 def _port_fields(port: Port) -> dict[str, Any]:
@@ -226,21 +205,21 @@ class _TaskBase(Wire):
 class LaunchTask(_TaskBase):
     """Make `workload` what runs for this instance; replaces what ran before, behind a gate."""
 
-    kind: Literal["oci.launch"] = "oci.launch"
+    kind: Literal["oci.launch", "compose.launch"] = "oci.launch"
     workload: Workload
 
 
 class ControlTask(_TaskBase):
     """Start or stop what is already there, without changing it."""
 
-    kind: Literal["oci.control"] = "oci.control"
+    kind: Literal["oci.control", "compose.control"] = "oci.control"
     run: bool
 
 
 class RemoveTask(_TaskBase):
     """Tear the instance down and prove it."""
 
-    kind: Literal["oci.remove"] = "oci.remove"
+    kind: Literal["oci.remove", "compose.remove"] = "oci.remove"
 
 
 class PullBlobTask(_TaskBase):
@@ -337,6 +316,7 @@ class WorkloadReport(Wire):
 
     After a replacement that missed its gate, `target_hash` is the new spec, `running_hash` the old
     one that was put back, `phase` is `failed` and `reason` says why the new one was given up.
+    `services` are those of what has several, in the order of their names.
     `retained` says whether what runs is serving. `proof` comes with phase `removed` only. `origin`
     is that of `target_hash`.
     """
@@ -355,6 +335,7 @@ class WorkloadReport(Wire):
     since_ms: int = 0
     proof: Proof | None = None
     origin: Origin | None = None
+    services: tuple[ServicePhase, ...] = ()
 
 
 class Stray(Wire):
@@ -378,6 +359,7 @@ class Inventory(Wire):
     engines: tuple[str, ...]
     engine_errors: dict[str, str] = Field(default_factory=dict)
     docker_version: str | None = None
+    compose_version: str | None = None
     runtimes: tuple[str, ...] = ()
     cdi_devices: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()

@@ -6,6 +6,11 @@ import json
 
 from pydantic import BaseModel, ConfigDict
 
+MOUNT_PATH = r"^(?:/[A-Za-z0-9_][-._A-Za-z0-9]{0,127}){1,16}$"
+"""An absolute path of plain parts: none is `.` or `..`, none holds a `:` or a `$`."""
+SERVICES_MAX = 32
+"""Of one topology."""
+
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=vars)
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from node_agent.units import Probed, Unit
 from node_agent.wire import (
@@ -22,6 +22,7 @@ from node_agent.wire import (
     LABEL_NODE,
     LABEL_SPEC_HASH,
     Endpoint,
+    EngineName,
     FailureReason,
     Image,
     Probe,
@@ -82,10 +83,12 @@ class Residue:
 class EngineFacts:
     """What an engine says of itself.
 
-    `cdi`: it hands out CDI devices; `cdi_devices` are those it found, where it lists them.
+    `version`: of Docker; `compose_version`: of the Compose that makes topologies on it. `cdi`: it
+    hands out CDI devices; `cdi_devices` are those it found, where it lists them.
     """
 
     version: str | None = None
+    compose_version: str | None = None
     runtimes: tuple[str, ...] = ()
     cdi: bool = False
     cdi_devices: tuple[str, ...] = ()
@@ -95,7 +98,7 @@ class Engine(Protocol):
     """One way of running workloads on this host, on behalf of one node name."""
 
     @property
-    def name(self) -> Literal["docker", "process"]: ...
+    def name(self) -> EngineName: ...
 
     def facts(self) -> EngineFacts:
         """Raises ENGINE_UNAVAILABLE when the engine does not answer."""
@@ -142,6 +145,25 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class TopologyEngine(Engine, Protocol):
+    """An engine whose units are whole topologies. What `Engine` says means here:
+
+    `create` writes the form down and touches nothing that runs; `start` puts it in force, replaces
+    the containers of services that differ and of no others, and starts none; `stop` stops all, in
+    reverse order; `remove` takes the containers away of what is in force, else the form alone.
+    """
+
+    def start_services(self, unit: Unit, names: Sequence[str]) -> None: ...
+
+    def remove_services(self, unit: Unit, names: Sequence[str], grace_ms: int) -> None:
+        """Stops and removes their containers."""
+        ...
+
+    def probe_service(self, unit: Unit, name: str, probe: Probe, timeout_ms: int) -> Probed:
+        """Asked at the service's own address, from the host: it need not be published."""
+        ...
 
 
 def unit_name(instance: str, spec_hash: str) -> str:

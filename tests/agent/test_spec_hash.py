@@ -78,9 +78,6 @@ WORKLOADS = st.builds(
 def by_model_dump(workload: Workload) -> str:
     """How it was worked out when the first fleets were launched."""
     document = workload.model_dump(mode="json")
-    for field in ("packages", "secrets", "blobs"):
-        if not document[field]:
-            del document[field]
     for port in document["ports"]:
         if port["address"] is None:
             del port["address"]
@@ -99,3 +96,15 @@ def test_it_is_the_hash_of_what_is_dumped(workload: Workload) -> None:
     assert copy.copy(workload).spec_hash == workload.spec_hash
     read = Workload.model_validate_json(workload.model_dump_json())
     assert read.spec_hash == workload.spec_hash
+
+
+@given(WORKLOADS)
+def test_an_agent_of_before_reads_all_but_what_it_lacks(workload: Workload) -> None:
+    said = json.loads(workload.canonical())
+    used = {
+        name
+        for name in ("packages", "secrets", "blobs", "topology")
+        if getattr(workload, name) not in (None, ())
+    }
+    assert {*said} & {"packages", "secrets", "blobs", "topology"} == used
+    assert Workload.model_validate_json(workload.canonical()) == workload
