@@ -17,21 +17,24 @@ from reconciler.core.checks.instances import (
     SHARED_CHECKS,
     Anchor,
     Case,
+    ServiceImage,
     Setting,
-    image_for,
     policy_of,
 )
 from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.base import Part
 from reconciler.core.kinds.environment import EnvironmentSpec
+from reconciler.core.kinds.node import NodeSpec
+from reconciler.core.kinds.topology import Service
 from reconciler.core.members import MemberSpec, host_ports
+from reconciler.core.topology import COMPOSE, has_own_image, image_of
 from reconciler.core.world import Entry, Group, Path, World, likeness_of
 
 Launches = Mapping[Path, Launch]
 """By the path of a version."""
-_VERSION = 5
-"""Where in `refers` the version is."""
+_NODE, _VERSION = 2, 5
+"""Where in `refers` they are."""
 SHARED = (*SHARED_CHECKS, *members.SHARED_CHECKS, *blobs.SHARED_CHECKS)
 
 
@@ -84,7 +87,7 @@ def refers_of(
         spec = _of_role(launches, wanted, role)[0]
         first_lease = world.allocations.get((*owner, anchor))
         first = (first_lease, world.nodes.get((first_lease.spec.node,)) if first_lease else None)
-    image = image_for(spec, node.spec.accelerator_family) if spec and node else None
+    image = image_of(spec, None, node.spec.accelerator_family) if spec and node else None
     return (
         world.tenants.get((tenant,)),
         world.projects.get(owner),
@@ -98,6 +101,7 @@ def refers_of(
         environment,
         world.registered.get(image or "", ()),
         *(world.registered.get(ref, ()) for ref in _blobs_of(wanted)),
+        *(world.registered.get(ref or "", ()) for _, ref in _services_of(wanted, node)),
     )
 
 
@@ -105,6 +109,20 @@ def _blobs_of(version: Entry[AppVersionSpec] | None) -> tuple[str, ...]:
     """Alike for members of every role."""
     found = version.spec.runtime_profile.blobs if version is not None else ()
     return tuple([blob.ref for blob in found])
+
+
+def _services_of(
+    version: Entry[AppVersionSpec] | None, node: Entry[NodeSpec] | None
+) -> tuple[tuple[Service, str | None], ...]:
+    """The services with images of their own, and what each would run on that node."""
+    if version is None or node is None or version.spec.runtime_profile.kind != COMPOSE:
+        return ()
+    topology = version.spec.runtime_profile.topology
+    family = node.spec.accelerator_family
+    written = topology.services if topology is not None else ()
+    return tuple(
+        [(one, image_of(version.spec, one, family)) for one in written if has_own_image(one)]
+    )
 
 
 def _of_role(
@@ -119,7 +137,9 @@ def batch_of(
     launches: Launches, world: World, entries: Group[AppInstanceSpec], refers: tuple[Any, ...]
 ) -> Batch:
     """Entries that refer to the same, with what that is and whether it bears them all."""
-    rest = refers[: len(refers) - len(_blobs_of(refers[_VERSION]))]
+    services = _services_of(refers[_VERSION], refers[_NODE])
+    further = len(_blobs_of(refers[_VERSION])) + len(services)
+    rest, registered = refers[: len(refers) - further], refers[len(refers) - further :]
     *needs, environment, registrations = rest
     there = tuple(found for found in needs if found is not None)
     if len(there) < len(needs):
@@ -132,8 +152,9 @@ def batch_of(
         if spec is None or found is None:
             return Batch(entries, refers, there, None, faulty=False)
         version, launch = Entry(version.object, spec), found
-    image = image_for(version.spec, node.spec.accelerator_family)
+    image = image_of(version.spec, None, node.spec.accelerator_family)
     channel = catalog.channel_of(environment, promotion.spec.state)
+    standings = tuple(catalog.standing(found, project.path, channel) for found in registered)
     setting = Setting(
         environment=environment,
         tenant=tenant,
@@ -149,8 +170,10 @@ def batch_of(
         standing=catalog.standing(registrations, project.path, channel),
         policy=policy_of(environment, entitlement.spec, version.spec, None),
         first=anchor,
-        blobs=tuple(
-            catalog.standing(found, project.path, channel) for found in refers[len(rest) :]
+        blobs=standings[: further - len(services)],
+        services=tuple(
+            ServiceImage(*one, found)
+            for one, found in zip(services, standings[further - len(services) :], strict=True)
         ),
     )
     one = Case(world, setting, entries[0], Demand(0, 0, 0, None))
@@ -167,7 +190,11 @@ def demand_in(launches: Launches, batch: Batch, entry: Entry[AppInstanceSpec]) -
         if isinstance(entry.spec, MemberSpec):
             spec, launch = _of_role(launches, version, entry.spec.role)
     demand = capacity.demand_of(
-        entry, spec, launch.form.defaults if launch else {}, lease.spec if lease else None
+        entry,
+        spec,
+        launch.form.defaults if launch else {},
+        lease.spec if lease else None,
+        *([launch.least] if launch else ()),
     )
     if launch is None or spec is None or not launch.publishes:
         return demand

@@ -11,12 +11,13 @@ from reconciler.core.blobs import blob_files
 from reconciler.core.checks.capacity import whole
 from reconciler.core.checks.catalog import channel_of
 from reconciler.core.checks.instances import Case, packages_of, policy_of
-from reconciler.core.desired import Instance, Term
+from reconciler.core.desired import Instance, Term, Topology
 from reconciler.core.guarding import term_of
 from reconciler.core.kinds.app_version import RuntimeProfile
 from reconciler.core.kinds.environment import EnvironmentSpec
 from reconciler.core.members import First, MemberSpec, first_path, host_ports, member_env
 from reconciler.core.names import InstanceKey, ObjectRef, instance_key, instance_of
+from reconciler.core.topology import COMPOSE
 
 
 def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
@@ -28,6 +29,8 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
     requested = case.entry.spec.requested
     key, role = instance_key(case.entry.ref), _role(case)
     packages, index = packages_of(case), case.environment.package_index
+    services = (one.standing for one in setting.services)
+    standings = (case.promotion.spec.state, case.standing, *setting.blobs, *services)
     return Instance(
         key=key,
         ref=case.entry.ref if role.of is None else role.of,
@@ -48,14 +51,7 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         promotion=case.promotion.spec.state if channel else "",
         command=profile.command,
         env={**setting.launch.env, **role.env} if role.env else setting.launch.env,
-        ports=tuple(
-            [
-                (port.name, port.container, asked.host_port if index == 0 else None)
-                for index, port in enumerate(profile.ports)
-            ]
-        )
-        if not role.ports
-        else _with_published(case, role.ports),
+        ports=_ports(case, role.ports),
         readiness=setting.launch.health,
         stop_grace_s=profile.stop_grace_s,
         cpu_millis=asked.cpu_millis,
@@ -63,9 +59,9 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         shm_mib=profile.shm_mib,
         gpu_vendor=_vendor(case, uuids),
         gpu_uuids=uuids,
-        access=spec.access.instructions if spec.access else "",
+        access=setting.launch.access,
         # What is deprecated takes no new instances; running ones go on.
-        may_start="deprecated" not in (case.promotion.spec.state, case.standing, *setting.blobs),
+        may_start="deprecated" not in standings,
         depends_on=tuple(_sibling(case, name) for name in case.entry.spec.depends_on),
         moved_from=_sibling(case, former) if (former := case.entry.spec.moved_from) else None,
         suspend=_suspended(case),
@@ -76,6 +72,31 @@ def build_instance(case: Case, gpus: tuple[str, ...]) -> Instance:
         blobs=blob_files(profile) if profile.blobs else (),
         packages=packages,
         package_index=index.url if packages and index is not None else "",
+        topology=_topology(case, image) if profile.kind == COMPOSE else None,
+    )
+
+
+def _topology(case: Case, image: str) -> Topology:
+    """`image` is that of all services without one of their own."""
+    setting, keys = case.setting, case.setting.launch.keys
+    own = {one.service.name: one.image or image for one in setting.services}
+    names = sorted(one.service.name for one in setting.launch.services)
+    profile = case.version.spec.runtime_profile
+    return Topology(
+        renderer=profile.renderer or "",
+        profile=profile,
+        images={name: keys[own.get(name, image)] for name in names},
+    )
+
+
+def _ports(case: Case, published: Mapping[str, int]) -> tuple[tuple[str, int, int | None], ...]:
+    """`published` are those that other members reach, with their host port."""
+    asked = case.demand.host_port
+    return tuple(
+        [
+            (name, port, published.get(name, asked if first else None))
+            for name, port, first in case.setting.launch.ports
+        ]
     )
 
 
@@ -173,13 +194,3 @@ def _anchor(case: Case, spec: MemberSpec) -> First | None:
     asked = first.launch.form.defaults.get("host_port") if given is None else given
     profile = first.version.runtime_profile
     return _first(profile, whole(asked), first.node.spec.address)
-
-
-def _with_published(
-    case: Case, published: Mapping[str, int]
-) -> tuple[tuple[str, int, int | None], ...]:
-    first = case.demand.host_port
-    return tuple(
-        (port.name, port.container, published.get(port.name, first if index == 0 else None))
-        for index, port in enumerate(case.version.spec.runtime_profile.ports)
-    )

@@ -13,6 +13,7 @@ from reconciler.core.trust.rules import TrustRules
 if TYPE_CHECKING:
     from node_agent.wire import BlobFile, SecretFile, Workload
     from reconciler.core.kinds import Manifest
+    from reconciler.core.kinds.app_version import RuntimeProfile
     from reconciler.core.records import StepBack
 
 Run = Literal["running", "stopped", "decommissioned"]
@@ -70,6 +71,19 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Topology:
+    """What a renderer makes services of. Its version's profile is as the manifest has it.
+
+    `images`: service → the artifact that it runs on this node; of services without an image of
+    their own the instance's. The service that a renderer makes itself is among them, too.
+    """
+
+    renderer: str
+    profile: RuntimeProfile
+    images: Mapping[str, ArtifactKey] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Instance:
     """An app instance with every reference resolved; what a renderer needs and nothing else."""
 
@@ -124,6 +138,15 @@ class Instance:
     role: str = ""
     port_addresses: Mapping[str, str] = field(default_factory=dict)
     """Port name → address of the node that it is published at, for other members."""
+    topology: Topology | None = None
+    """For docker_compose: what its services are made of; `ports` are its published endpoints."""
+
+    @property
+    def artifacts(self) -> tuple[ArtifactKey, ...]:
+        """Of all images it runs, each once; its own first."""
+        if self.topology is None:
+            return (self.artifact,)
+        return tuple(dict.fromkeys((self.artifact, *self.topology.images.values())))
 
 
 @dataclass(frozen=True)

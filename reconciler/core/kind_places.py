@@ -80,6 +80,7 @@ def _folder_group(found: re.Match[str]) -> str:
 _PROJECT = "tenants/{tenant}/projects/{project}"
 _PORTS = "/spec/runtime_profile/ports"
 _SECRETS = "/spec/runtime_profile/secrets"
+_TOPOLOGY = "/spec/runtime_profile/topology"
 
 KIND_PLACES = (
     KindPlace("Environment", "environments/{name}.yaml"),
@@ -103,7 +104,15 @@ KIND_PLACES = (
         "catalog/{app}/versions/{name}.yaml",
         named_by=("/spec/version",),
         scoped_by=(("/spec/slug", "app"),),
-        unique=((_PORTS, "name"), (_PORTS, "container"), (_SECRETS, "name"), (_SECRETS, "env")),
+        unique=(
+            (_PORTS, "name"),
+            (_PORTS, "container"),
+            (_SECRETS, "name"),
+            (_SECRETS, "env"),
+            (f"{_TOPOLOGY}/services", "name"),
+            (f"{_TOPOLOGY}/volumes", "name"),
+            (f"{_TOPOLOGY}/endpoints", "name"),
+        ),
     ),
     KindPlace("Promotion", "catalog/{app}/promotions/{name}.yaml"),
     KindPlace("Tenant", "tenants/{name}/tenant.yaml"),

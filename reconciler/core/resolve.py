@@ -26,7 +26,7 @@ from reconciler.core.batches import (
     refers_of,
 )
 from reconciler.core.blobs import wishes_of
-from reconciler.core.checks import capacity, catalog, references, secret_files
+from reconciler.core.checks import capacity, catalog, references, secret_files, services
 from reconciler.core.checks import members as member_checks
 from reconciler.core.checks.capacity import Demand, Holding, PortClaim
 from reconciler.core.checks.catalog import Launch
@@ -54,7 +54,7 @@ from reconciler.core.trust.rules import TrustRules
 from reconciler.core.world import Entry, Finding, Group, Path, World, build_world, likeness_of
 
 Member = Entry[AppInstanceSpec]
-_OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS, *secret_files.OWN_CHECKS)
+_OWN = (*OWN_CHECKS, *member_checks.OWN_CHECKS, *secret_files.OWN_CHECKS, *services.OWN_CHECKS)
 
 
 @dataclass(frozen=True)

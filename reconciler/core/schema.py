@@ -7,6 +7,7 @@ its input, so that neither a schema nor a value can stall a pass. Findings are v
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -169,7 +170,7 @@ def _of_error(
     if keyword == "additionalProperties":
         known = rule.get("properties", {})
         for name in error.kind.as_dict()["unexpected"]:
-            yield _unknown_field(pointer, name, known)
+            yield _unknown_field(pointer, name, known, rule.get("x-instead"))
     elif keyword == "required":
         name = str(error.kind.as_dict()["property"])
         about = str(_member(rule, name).get("description", ""))
@@ -231,9 +232,14 @@ def _member(rule: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _unknown_field(pointer: str, name: str, known: Mapping[str, Any]) -> Finding:
+def _unknown_field(
+    pointer: str, name: str, known: Mapping[str, Any], instead: Any = None
+) -> Finding:
+    """`instead`: what to do about names that other formats have for it."""
     meant = nearest(name, known)
     hint = f"did you mean {meant!r}?" if meant else f"known fields: {', '.join(sorted(known))}"
+    if isinstance(instead, Mapping) and name in instead:
+        hint = str(instead[name])
     where = f"{pointer}/{escape(name)}"
     return Finding(where, "unknown_field", f"unknown field {short(name)}", hint if known else "")
 
@@ -245,6 +251,9 @@ def _expected(rule: Mapping[str, Any]) -> str:
     return f"{about} For example {json.dumps(examples[0])}".strip() if examples else about
 
 
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
+_UNQUOTE = "write the number without quotes"
+_PLAIN = "write a plain number, without a unit"
 _Explained = tuple[str, str, str]
 _Explain = Callable[[Any, Mapping[str, Any]], _Explained]
 
@@ -261,8 +270,22 @@ def _type(value: Any, rule: Mapping[str, Any]) -> _Explained:
     elif value is None:
         hint = "give it a value or leave the field out"
     elif isinstance(value, str) and types in (["integer"], ["number"]):
-        hint = "write the number without quotes"
+        hint = _UNQUOTE if _NUMBER.fullmatch(value) else _PLAIN
+    else:
+        hint = _written(types, rule)
     return "wrong_type", f"expected {wanted}, got {words_for(value)}", hint
+
+
+def _written(types: Sequence[str], rule: Mapping[str, Any]) -> str:
+    """How what holds others is written."""
+    fields = rule.get("properties")
+    if types == ["object"] and isinstance(fields, Mapping) and fields:
+        needed = [str(name) for name in rule.get("required", ())]
+        example = f", as in {{{', '.join(f'{name}: …' for name in needed)}}}" if needed else ""
+        return f"write it with its fields{example}: {', '.join(sorted(fields))}"
+    if types == ["array"]:
+        return f"{_expected(rule)} Write a list".strip()
+    return _expected(rule) if types == ["object"] else ""
 
 
 def _choice(value: Any, rule: Mapping[str, Any]) -> _Explained:
@@ -290,6 +313,8 @@ def _format(value: Any, rule: Mapping[str, Any]) -> _Explained:
             "those of others can't be named, and a value never stands here"
         )
         return "secret_reference_refused", what, hint
+    if "integer" in rule.get("type", ()) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return "wrong_type", f"expected a number, got {words_for(value)}", _UNQUOTE
     shown = f" (pattern {pattern})" if 0 < len(pattern) <= _PATTERN_LENGTH_MAX else ""
     return "wrong_format", f"{words_for(value)} has the wrong form{shown}", _expected(rule)
 

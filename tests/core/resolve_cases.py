@@ -272,14 +272,15 @@ CASES: dict[str, tuple[Bend, str, str, str]] = {
         profile(kind="slurm"),
         VERSION_REF,
         "runtime_not_offered",
-        "runtime kind slurm is not offered yet (offered: bare_metal, launchable_oci)",
+        "runtime kind slurm is not offered yet "
+        "(offered: bare_metal, docker_compose, launchable_oci)",
     ),
     "secrets where they can't be brought": (
         profile(kind="slurm", secrets=[{"name": "token"}]),
         VERSION_REF,
         "secrets_not_carried",
         "runtime kind slurm brings no secrets to a workload "
-        "(it is done by: bare_metal, launchable_oci)",
+        "(it is done by: bare_metal, docker_compose, launchable_oci)",
     ),
     "a secret with the name of every instance's own": (
         profile(secrets=[{"name": "token"}, {"name": "machine-identity"}]),

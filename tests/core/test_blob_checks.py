@@ -87,7 +87,7 @@ def test_a_runtime_that_carries_none_is_refused() -> None:
     documents[b.VERSION_FILE]["spec"]["runtime_profile"]["kind"] = "ray"
     found = [one for one in run(documents).problems if one.code == "blobs_not_carried"]
     assert [(one.object, one.hint) for one in found] == [
-        (VERSION, "it is done by: bare_metal, launchable_oci")
+        (VERSION, "it is done by: bare_metal, docker_compose, launchable_oci")
     ]
 
 

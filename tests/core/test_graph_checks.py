@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.core.accept import accept, parse_accepted
-from reconciler.core.checks.graph import _cycles
+from reconciler.core.checks.graph import cycles_of
 from reconciler.core.names import ObjectRef
 from reconciler.core.resolve import Resolution, resolve
 from reconciler.core.world import Path
@@ -134,7 +134,7 @@ def test_a_long_way_to_many_cycles_is_walked_once() -> None:
         link, ring = ("t", "p", f"a{number:03}"), ("t", "p", f"b{number:03}")
         further = [("t", "p", f"a{number + 1:03}")] if number + 1 < count else []
         edges[link], edges[ring] = [*further, ring], [link]
-    assert len(list(_cycles(edges))) == count
+    assert len(list(cycles_of(edges))) == count
     assert edges.followed <= 5 * count
 
 
@@ -192,7 +192,7 @@ def test_cycles_are_cycles_and_none_is_left_over(graph: dict[str, list[str]]) ->
     edges: dict[Path, list[Path]] = {
         (name,): [(to,) for to in targets if to in graph] for name, targets in graph.items()
     }
-    found = [list(cycle) for cycle in _cycles(edges)]
+    found = [list(cycle) for cycle in cycles_of(edges)]
     members = [path for cycle in found for path in cycle]
     assert len(members) == len({*members})
     for cycle in found:
@@ -208,6 +208,6 @@ def test_cycles_are_cycles_and_none_is_left_over(graph: dict[str, list[str]]) ->
 def test_a_long_chain_and_a_long_ring() -> None:
     names: list[Path] = [(f"{number:05}",) for number in range(20_000)]
     chain = {name: [after] for name, after in pairwise(names)}
-    assert list(_cycles({**chain, names[-1]: []})) == []
-    (ring,) = _cycles({**chain, names[-1]: [names[0]]})
+    assert list(cycles_of({**chain, names[-1]: []})) == []
+    (ring,) = cycles_of({**chain, names[-1]: [names[0]]})
     assert len(ring) == len(names)

@@ -267,6 +267,10 @@ def test_each_field_is_told() -> None:
     assert found[0].message == (
         "artifact_ref of AppVersion/hello/1.1.0 changes, which is active already"
     )
+    for part in ("renderer", "topology", "vllm", "jupyter"):
+        after = {"spec": {**RUNS["spec"], "runtime_profile": {"kind": "x", part: {"services": []}}}}
+        (found_in_it,) = changed_in_place(APP_VERSION, (RUNS, after), (at("active"), at("active")))
+        assert found_in_it.pointer == "/spec/runtime_profile"
     (gone,) = changed_in_place(APP_VERSION, (RUNS, None), (at("canary"), None))
     assert gone[1:] == (
         "AppVersion/hello/1.1.0 can't be removed: it is canary",

@@ -47,6 +47,39 @@ def test_findings_in_plain_words(rule: dict[str, Any], value: Any, code: str, wo
     assert finding.pointer.startswith("/v")
 
 
+HINTS: list[tuple[dict[str, Any], Any, str]] = [
+    ({"type": "integer"}, "8080", "write the number without quotes"),
+    ({"type": "integer"}, "256Mi", "write a plain number, without a unit"),
+    ({"type": "number"}, "500m", "write a plain number, without a unit"),
+    ({"type": ["integer", "string"], "pattern": "^all$"}, "1", "write the number without quotes"),
+    (
+        {"type": "object", "required": ["service"], "properties": {"service": {}, "if": {}}},
+        "db",
+        "write it with its fields, as in {service: …}: if, service",
+    ),
+    ({"type": "array", "description": "Program."}, "a b", "Program. Write a list"),
+    ({"type": "object", "description": "Variables."}, ["A=1"], "Variables."),
+]
+
+
+@pytest.mark.parametrize(("rule", "value", "hint"), HINTS, ids=lambda one: str(one)[:30])
+def test_what_is_of_another_sort_is_told_how_to_write_it(
+    rule: dict[str, Any], value: Any, hint: str
+) -> None:
+    (found,) = parameter_problems({"properties": {"v": rule}}, {"v": value})
+    assert found.hint == hint
+
+
+def test_what_other_formats_call_it_is_known() -> None:
+    rule = {
+        "additionalProperties": False,
+        "properties": {"env": {}},
+        "x-instead": {"environment": "call it env"},
+    }
+    (found,) = parameter_problems(rule, {"environment": {}})
+    assert (found.code, found.hint) == ("unknown_field", "call it env")
+
+
 def test_a_pattern_says_what_would_be_right() -> None:
     rule = {"pattern": "^[a-z]+$", "description": "A word.", "examples": ["hello"]}
     (finding,) = parameter_problems({"properties": {"v": rule}}, {"v": "1"})

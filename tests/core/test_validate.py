@@ -169,6 +169,20 @@ CASES: list[Any] = [
         ("duplicate_item", 14, 38, "/spec/runtime_profile/secrets/2/name"),
         "name a is used twice (each needs its own)",
     ),
+    *(
+        (
+            f"{one[:-1]} of a topology twice",
+            VERSION_PATH,
+            version(ports=f"[]\n    topology: {{{one}: [{{name: a{more}}}, {{name: a{more}}}]}}"),
+            ("duplicate_item", 14, column, f"/spec/runtime_profile/topology/{one}/1/name"),
+            "name a is used twice (each needs its own)",
+        )
+        for one, more, column in (
+            ("services", "", 39),
+            ("volumes", ", size_mib: 1", 51),
+            ("endpoints", ", service: a, port: 1", 61),
+        )
+    ),
     (
         "launch parameters that are no schema",
         VERSION_PATH,

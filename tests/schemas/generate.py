@@ -38,7 +38,10 @@ def documents(schema: Schema) -> st.SearchStrategy[Any]:
         return st.just(schema["const"])
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
-    return _OF_TYPE[schema.get("type", "object")](schema)
+    types = schema.get("type", "object")
+    if isinstance(types, list):
+        return st.one_of(*(documents({**schema, "type": one, "examples": ()}) for one in types))
+    return _OF_TYPE[types](schema)
 
 
 def _text(schema: Schema) -> st.SearchStrategy[str]:

@@ -10,7 +10,7 @@ from reconciler.core.checks.catalog import NOT_FOR_CHANNEL
 from reconciler.core.checks.instances import Case
 from reconciler.core.world import Findings, World, finding
 
-CARRY_BLOBS = frozenset(("bare_metal", "launchable_oci"))
+CARRY_BLOBS = frozenset(("bare_metal", "docker_compose", "launchable_oci"))
 """The runtime kinds whose engines put blobs in place before a start."""
 _VERSION = "/spec/version"
 

@@ -17,6 +17,7 @@ from reconciler.core.kinds.app_instance import AppInstanceSpec
 from reconciler.core.kinds.app_version import AppVersionSpec
 from reconciler.core.kinds.node import NodeSpec
 from reconciler.core.names import InstanceKey, instance_key
+from reconciler.core.topology import Least
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
 Member = Entry[AppInstanceSpec]
@@ -25,6 +26,7 @@ PortClaim = tuple[str, int, Member]
 Holding = Mapping[InstanceKey, tuple[str, ...]]
 """Instance → the GPU UUIDs it holds by its record, until its teardown is proved."""
 _NONE: Mapping[str, object] = {}
+_NOTHING = Least(0, 0)
 _NUMBERS = (int, float)
 _NAMES_MAX = 8
 
@@ -62,16 +64,16 @@ def demand_of(
     version: AppVersionSpec | None,
     defaults: Mapping[str, object] = _NONE,
     lease: AllocationSpec | None = None,
+    least: Least = _NOTHING,
 ) -> Demand:
     """Values of the wrong type count as not given here; `checks.instances` reports them."""
     asked = {**defaults, **entry.spec.parameters}
     gpus = whole(asked.get("gpu_count"))
     cpu, memory = number(asked.get("cpu_cores")), number(asked.get("memory_gib"))
-    least = version.runtime_profile.resources if version else None
     if cpu is None:
-        cpu = (least.min_vcpu if least else 0) or (lease.cpu_cores if lease else 0)
+        cpu = least.vcpu or (lease.cpu_cores if lease else 0)
     if memory is None:
-        least_mib = (least.min_memory_mib if least else 0) or (lease.memory_mib if lease else 0)
+        least_mib = least.memory_mib or (lease.memory_mib if lease else 0)
     if gpus is None:
         gpus = version.compatibility.min_gpu_count if version else 0
     return Demand(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jsonschema_rs
 
+from reconciler.core.access_template import access_template
 from reconciler.core.blobs import blob_refs
 from reconciler.core.checks.parameters import UNDERSTOOD, Unfit, unfit
 from reconciler.core.desired import Revoked
@@ -19,11 +20,16 @@ from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.members import NOT_INHERITED, published, version_of_role
 from reconciler.core.names import ArtifactKey, content_hash
 from reconciler.core.schema import compile_schema
+from reconciler.core.topology import COMPOSE, Least, Placed, least_of, reached_ports, services_of
 from reconciler.core.transfers import place_owner
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
-Engine = Literal["docker", "process"]
-ENGINES: Mapping[str, Engine] = {"bare_metal": "process", "launchable_oci": "docker"}
+Engine = Literal["docker", "process", "compose"]
+ENGINES: Mapping[str, Engine] = {
+    "bare_metal": "process",
+    "docker_compose": "compose",
+    "launchable_oci": "docker",
+}
 """The runtime kinds that are offered and the node engine each needs."""
 
 NOT_FOR_CHANNEL = "not_for_channel"
@@ -68,9 +74,16 @@ class Launch:
     health: Mapping[str, object]
     env: Mapping[str, str]
     keys: Mapping[str, ArtifactKey]
+    least: Least
     roles: Mapping[str, Role] = field(default_factory=dict)
     publishes: bool = False
     """Whether other members reach it at a port of its node."""
+    services: tuple[Placed, ...] = ()
+    """Of a topology: the one that its renderer makes is the first."""
+    ports: tuple[tuple[str, int, bool], ...] = ()
+    """(name, port, whether a fixed host port is for it) of what is reached from outside."""
+    access: str = ""
+    """What people are told, a template."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,10 @@ def _launch(
         keys=keys,
         roles=roles or {},
         publishes=bool(published(profile)),
+        least=least_of(profile),
+        services=services_of(profile) if profile.kind == COMPOSE else (),
+        ports=reached_ports(profile),
+        access=access_template(spec),
     )
 
 
@@ -144,6 +161,10 @@ def images(spec: AppVersionSpec) -> tuple[tuple[str, str], ...]:
         if role.image_ref is not None:
             found.append((f"{where}/image_ref", role.image_ref))
         found += [(f"{where}/variants/{f}", image) for f, image in sorted(role.variants.items())]
+    for service, where, _ in services_of(profile) if profile.kind == COMPOSE else ():
+        if service.image_ref is not None:
+            found.append((f"{where}/image_ref", service.image_ref))
+        found += [(f"{where}/variants/{f}", image) for f, image in sorted(service.variants.items())]
     return tuple(found)
 
 

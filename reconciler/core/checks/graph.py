@@ -27,7 +27,7 @@ def check_dependencies(world: World) -> Findings:
         for index, target in enumerate(targets):
             yield from _dependency(world, entry, target, f"/spec/depends_on/{index}")
         edges[path] = [target for target in targets if target in live]
-    for cycle in _cycles(edges):
+    for cycle in cycles_of(edges):
         yield from _cycle(world, cycle)
 
 
@@ -85,7 +85,7 @@ def _cycle(world: World, cycle: Sequence[Path]) -> Findings:
     yield finding(entry, "dependency_cycle", message, where, hint, involved)
 
 
-def _cycles(edges: Edges) -> Iterator[Sequence[Path]]:
+def cycles_of(edges: Edges) -> Iterator[Sequence[Path]]:
     """Cycles that share no member, each beginning with its least one; at least one of each knot.
 
     What leads to no cycle is peeled off. From what is left, following the first edge that is left

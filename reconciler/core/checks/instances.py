@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from reconciler.core.checks.catalog import (
     in_canary,
 )
 from reconciler.core.checks.packages import PIP_PACKAGES, requirement_lines, spec_texts
-from reconciler.core.checks.parameters import CPU_MILLIS_MIN, MEMORY_MIB_MIN, unfit
+from reconciler.core.checks.parameters import unfit
 from reconciler.core.desired import Policy
 from reconciler.core.kinds.allocation import AllocationSpec
 from reconciler.core.kinds.app import AppSpec
@@ -27,9 +27,11 @@ from reconciler.core.kinds.node import NodeSpec
 from reconciler.core.kinds.project import ProjectSpec
 from reconciler.core.kinds.promotion import PromotionSpec
 from reconciler.core.kinds.tenant import TenantSpec
+from reconciler.core.kinds.topology import Service
 from reconciler.core.parse import escape
 from reconciler.core.schema import Finding as Refusal
 from reconciler.core.schema import parameter_problems
+from reconciler.core.topology import CPU_MILLIS_MIN, MEMORY_MIB_MIN
 from reconciler.core.world import Entry, Findings, Path, World, finding
 
 _PARAMETERS = "/spec/parameters"
@@ -47,12 +49,21 @@ class Anchor(NamedTuple):
     node: Entry[NodeSpec]
 
 
+class ServiceImage(NamedTuple):
+    """What one service of a topology would run on the node, as `image` and `standing` say it."""
+
+    service: Service
+    image: str | None
+    standing: str
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all instances of one project, app, version and allocation share, looked up once.
 
     `image` is what the node's accelerator family would run, `standing` the best state in which
     the project sees that image registered, `blobs` the same of each blob that the version reads,
+    `services` both of each service of its topology that has an image of its own,
     `policy` what is decided for those without hints. For further members `version` and `launch`
     are those of their role, and `first` is there.
     """
@@ -72,6 +83,7 @@ class Setting:
     policy: Policy
     first: Anchor | None = None
     blobs: tuple[str, ...] = ()
+    services: tuple[ServiceImage, ...] = ()
 
 
 class Case(NamedTuple):
@@ -120,16 +132,6 @@ class Case(NamedTuple):
         return self.entry.path[:2]
 
 
-def image_for(version: AppVersionSpec, family: str) -> str | None:
-    """The variant of that accelerator family, else `image_ref`, else the artifact.
-
-    None where variants are listed, none is for this family, and no `image_ref` is for the rest.
-    """
-    profile = version.runtime_profile
-    image = profile.variants.get(family) or profile.image_ref
-    return image or (None if profile.variants else version.artifact_ref)
-
-
 def _entitled(case: Case) -> Findings:
     if not case.entitlement.spec.enabled:
         message = f"{case.entitlement.ref} is not enabled"
@@ -156,29 +158,39 @@ def _version_offered(case: Case) -> Findings:
 
 
 def _image_visible(case: Case) -> Findings:
-    if case.image is None:
-        variants = case.version.spec.runtime_profile.variants
-        family = case.node.spec.accelerator_family
-        message = f"{case.version.ref} has no image for {family} ({case.node.ref})"
-        hint = f"it has images for {', '.join(sorted(variants))}"
-        yield finding(case.entry, "no_image_variant", message, _ALLOCATION, hint)
-    elif case.standing == "not_visible":
-        message = f"{case.image} is not visible to project {'/'.join(case.owner)}"
-        hint = "its Artifact says who may use it: visibility project, tenant or platform"
-        yield finding(case.entry, "artifact_not_visible", message, _VERSION, hint)
+    for whose, image, found, variants in _images(case):
+        if image is None:
+            family = case.node.spec.accelerator_family
+            message = f"{whose}{case.version.ref} has no image for {family} ({case.node.ref})"
+            hint = f"it has images for {', '.join(sorted(variants))}"
+            yield finding(case.entry, "no_image_variant", message, _ALLOCATION, hint)
+        elif found == "not_visible":
+            message = f"{whose}{image} is not visible to project {'/'.join(case.owner)}"
+            hint = "its Artifact says who may use it: visibility project, tenant or platform"
+            yield finding(case.entry, "artifact_not_visible", message, _VERSION, hint)
 
 
 def _image_good(case: Case) -> Findings:
     """What the promotion accepts may still be good in another project's registration only."""
     seen_by = "/".join(case.owner)
-    if case.image is not None and case.standing in ("published", "retired"):
-        message = f"{case.image} is {case.standing} where project {seen_by} can see it"
-        yield finding(case.entry, "artifact_not_promoted", message, _VERSION)
-    elif case.image is not None and case.standing == NOT_FOR_CHANNEL:
-        channel = channel_of(case.environment, case.promotion.spec.state)
-        message = f"{case.image} is not promoted for {channel} where project {seen_by} can see it"
-        hint = f"add {channel} to /spec/channels of an Artifact that it sees"
-        yield finding(case.entry, "artifact_not_in_channel", message, _VERSION, hint)
+    for whose, image, found, _ in _images(case):
+        if image is not None and found in ("published", "retired"):
+            message = f"{whose}{image} is {found} where project {seen_by} can see it"
+            yield finding(case.entry, "artifact_not_promoted", message, _VERSION)
+        elif image is not None and found == NOT_FOR_CHANNEL:
+            channel = channel_of(case.environment, case.promotion.spec.state)
+            message = f"{whose}{image} is not promoted for {channel} where project {seen_by}"
+            hint = f"add {channel} to /spec/channels of an Artifact that it sees"
+            yield finding(
+                case.entry, "artifact_not_in_channel", f"{message} can see it", _VERSION, hint
+            )
+
+
+def _images(case: Case) -> Iterator[tuple[str, str | None, str, Collection[str]]]:
+    """(words that say whose, image, standing, families with images of their own)"""
+    yield "", case.image, case.standing, case.version.spec.runtime_profile.variants
+    for service, image, found in case.setting.services:
+        yield f"service {service.name}: ", image, found, service.variants
 
 
 def _allocation_active(case: Case) -> Findings:
@@ -298,7 +310,8 @@ def _holdable(case: Case) -> Findings:
 
 
 def _host_port(case: Case) -> Findings:
-    if case.demand.host_port is not None and not case.version.spec.runtime_profile.ports:
+    fixed = case.demand.host_port is not None
+    if fixed and not any(first for _, _, first in case.setting.launch.ports):
         message = f"{case.version.ref} has no port that host_port could be for"
         yield finding(case.entry, "no_port", message, f"{_PARAMETERS}/host_port")
 

@@ -22,9 +22,6 @@ NUMBERS: Mapping[str, tuple[str, float, float]] = {
 }
 """Parameter → what it must be, least and most. Ports below 1024 are the host's own services'."""
 UNDERSTOOD: tuple[str, ...] = (*NUMBERS, PIP_PACKAGES)
-CPU_MILLIS_MIN = 10
-MEMORY_MIB_MIN = 6
-"""The least that a container can be held to."""
 
 
 class Unfit(NamedTuple):

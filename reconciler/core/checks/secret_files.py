@@ -14,7 +14,7 @@ from reconciler.core.kinds.app_version import AppVersionSpec, SecretFile
 from reconciler.core.names import nearest
 from reconciler.core.world import Entry, Findings, World, finding
 
-CARRY_SECRETS = frozenset(("bare_metal", "launchable_oci"))
+CARRY_SECRETS = frozenset(("bare_metal", "docker_compose", "launchable_oci"))
 """The runtime kinds whose engines put files in memory in place before a start."""
 PLACEHOLDER = re.compile(r"\{secret:([^{}]*)\}")
 """In access instructions: the value of the secret of that name."""

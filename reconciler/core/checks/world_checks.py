@@ -27,6 +27,7 @@ from reconciler.core.checks import (
     secret_files,
     signing_keys,
     terms,
+    topology,
     trust,
 )
 from reconciler.core.names import ObjectRef
@@ -71,6 +72,7 @@ WORLD_CHECKS: tuple[WorldCheck, ...] = (
     WorldCheck("addresses of nodes", members.check_addresses, frozenset(("Node",))),
     WorldCheck("secrets", secret_files.check_secrets, alone=True),
     WorldCheck("blobs", blobs.check_blobs, alone=True),
+    WorldCheck("topologies", topology.check_topologies, alone=True),
     WorldCheck("artifacts", artifacts.check_artifacts, artifacts.READS),
     WorldCheck("promoted images", catalog.check_promoted_images, _CATALOG),
     WorldCheck("GPUs of leases", capacity.check_lease_gpus, _LEASES),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field
 
 from reconciler.core.kinds.base import (
     AcceleratorFamily,
-    Argument,
     ArtifactRef,
     BlobRef,
     CapacityShape,
     Int,
-    Items,
     Label,
     Manifest,
     Name,
@@ -26,10 +24,9 @@ from reconciler.core.kinds.base import (
     VersionMetadata,
     Word,
 )
+from reconciler.core.kinds.health import Command, EnvName, EnvValue, Health
+from reconciler.core.kinds.topology import JupyterSpec, RendererName, TopologySpec, VllmSpec
 
-Command = Items[Argument]
-EnvName = Annotated[str, StringConstraints(pattern="^[A-Za-z_][0-9A-Za-z_]*$", max_length=255)]
-EnvValue = Annotated[str, StringConstraints(max_length=32_768)]
 RuntimeKind = Literal["launchable_oci", "docker_compose", "bare_metal", "k8s", "slurm", "ray"]
 
 
@@ -51,45 +48,6 @@ class AppPort(Part):
 class Resources(Part):
     min_memory_mib: Int = Field(default=0, ge=0, le=1_073_741_824)
     min_vcpu: float = Field(default=0, ge=0, le=65_536)
-
-
-class HttpReadiness(Part):
-    """Ready when GET answers 2xx or 3xx."""
-
-    port: PortNumber
-    path: UrlPath = "/"
-
-
-class TcpReadiness(Part):
-    port: PortNumber
-
-
-class ExecReadiness(Part):
-    command: Command = Field(min_length=1)
-
-
-class ReadinessProbe(Part):
-    """Exactly one of the three."""
-
-    http: HttpReadiness | None = None
-    tcp: TcpReadiness | None = None
-    exec: ExecReadiness | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> ReadinessProbe:
-        if sum(probe is not None for probe in (self.http, self.tcp, self.exec)) != 1:
-            raise ValueError("give exactly one of http, tcp and exec")
-        return self
-
-
-class Health(Part):
-    """When a started instance is ready, and how long that may take. No probe: once it runs."""
-
-    readiness: ReadinessProbe | None = None
-    interval_s: float = Field(default=1, ge=0.05, le=3600)
-    timeout_s: float = Field(default=1, ge=0.05, le=3600)
-    start_budget_s: float = Field(default=60, ge=0.1, le=86_400)
-    failures_max: Int = Field(default=3, ge=1, le=1000)
 
 
 class SecretFile(Part):
@@ -135,6 +93,9 @@ class MemberRole(Runnable):
 class RuntimeProfile(Runnable):
     """How it runs. The image is the node's entry of `variants` (by accelerator family), else
     `image_ref`, else the version's artifact. `role` is what the first member is called.
+
+    For docker_compose, `renderer` makes services of `topology` and of the part named after it; what
+    `Runnable` says is then of the main service, where the renderer makes that.
     """
 
     kind: RuntimeKind
@@ -144,6 +105,10 @@ class RuntimeProfile(Runnable):
     blobs: Annotated[tuple[Blob, ...], Field(strict=False, max_length=32)] = ()
     role: Name = "controller"
     members: Annotated[tuple[MemberRole, ...], Field(strict=False, max_length=16)] = ()
+    renderer: RendererName | None = None
+    topology: TopologySpec | None = None
+    vllm: VllmSpec | None = None
+    jupyter: JupyterSpec | None = None
 
 
 class VersionUi(Part):

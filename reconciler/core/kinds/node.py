@@ -19,7 +19,7 @@ from reconciler.core.kinds.base import (
     UniqueItems,
 )
 
-Engine = Literal["docker", "process"]
+Engine = Literal["docker", "process", "compose"]
 HostAddress = Annotated[
     str,
     StringConstraints(
