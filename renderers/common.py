@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter, itemgetter
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,13 +30,15 @@ from node_agent.wire import (
     Workload,
 )
 from reconciler.core.desired import Instance
+from reconciler.core.names import ArtifactKey
 
 Engine = Literal["docker", "process"]
 
 LABEL_ORG = "dev.gpuaas.org-id"
 LABEL_PROJECT = "dev.gpuaas.project-id"
 
-_shared = lru_cache(maxsize=4096)
+T = TypeVar("T")
+shared = lru_cache(maxsize=4096)
 
 
 @dataclass(frozen=True)
@@ -53,61 +55,70 @@ def workload_of(instance: Instance, engine: Engine) -> Workload | CannotRender:
         return Workload(
             instance=instance.key,
             engine=engine,
-            image=_image(
-                instance.registry_endpoint,
-                instance.registry_plain_http,
-                instance.artifact.repository,
-                str(instance.artifact.digest),
-            ),
+            image=image_of(instance, instance.artifact),
             command=instance.command,
             env=dict(sorted(instance.env.items())),
-            ports=_ports(instance),
-            limits=_limits(
+            ports=ports_of(instance),
+            limits=limits_of(
                 instance.cpu_millis,
                 instance.memory_mib,
                 instance.shm_mib,
                 instance.gpu_vendor,
                 tuple(sorted(instance.gpu_uuids)),
             ),
-            readiness=_readiness(_Same(instance.readiness)),
+            readiness=_readiness(Same(instance.readiness)),
             stop_grace_ms=instance.stop_grace_s * 1000,
-            labels=_labels(instance),
-            secrets=_secrets(instance.secrets),
+            labels=labels_of(instance),
+            secrets=secrets_of(instance.secrets),
             blobs=instance.blobs,
             packages=_packages(instance),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return CannotRender("invalid_workload", f"{where}: {first['msg']}")
+        return outside_bounds(error)
 
 
-class _Same:
-    """A mapping as a key: equal to itself alone."""
+def outside_bounds(error: ValidationError) -> CannotRender:
+    """What the wire does not take, by its first field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return CannotRender("invalid_workload", f"{where}: {first['msg']}" if where else first["msg"])
 
-    __slots__ = ("mapping",)
 
-    def __init__(self, mapping: Mapping[str, Any]) -> None:
-        self.mapping = mapping
+class Same(Generic[T]):
+    """Anything as a key: equal to itself alone."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: T) -> None:
+        self.it = it
 
     def __hash__(self) -> int:
-        return id(self.mapping)
+        return id(self.it)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.mapping is other.mapping
+        return isinstance(other, Same) and self.it is other.it
 
 
-@_shared
+def image_of(instance: Instance, artifact: ArtifactKey) -> Image:
+    return _image(
+        instance.registry_endpoint,
+        instance.registry_plain_http,
+        artifact.repository,
+        str(artifact.digest),
+    )
+
+
+@shared
 def _image(registry: str, plain_http: bool, repository: str, digest: str) -> Image:
     return Image(registry=registry, plain_http=plain_http, repository=repository, digest=digest)
 
 
-@_shared
+@shared
 def _port(name: str, container: int, host: int | None, address: str | None) -> Port:
     return Port(name=name, container=container, host=host, address=address)
 
 
-def _ports(instance: Instance) -> tuple[Port, ...]:
+def ports_of(instance: Instance) -> tuple[Port, ...]:
     addresses = instance.port_addresses
     listed = sorted(instance.ports, key=itemgetter(0, 1))
     return tuple([_port(*port, addresses.get(port[0])) for port in listed])
@@ -123,30 +134,32 @@ def _packages(instance: Instance) -> Packages | None:
     )
 
 
-@_shared
-def _secrets(asked: tuple[SecretFile, ...]) -> tuple[SecretFile, ...]:
+@shared
+def secrets_of(asked: tuple[SecretFile, ...]) -> tuple[SecretFile, ...]:
     """Each brings the instance's own identity along, whatever its version asks for."""
     return tuple(sorted((*asked, SecretFile(name=MACHINE_IDENTITY)), key=attrgetter("name")))
 
 
-@_shared
-def _limits(
+@shared
+def limits_of(
     cpu_millis: int | None,
     memory_mib: int | None,
     shm_mib: int,
     gpu_vendor: Literal["nvidia", "amd"] | None,
     gpu_uuids: tuple[str, ...],
+    pids: int = 4096,
 ) -> Limits:
     return Limits(
         cpu_millis=cpu_millis,
         memory_mib=memory_mib,
+        pids=pids,
         shm_mib=shm_mib,
         gpu_vendor=gpu_vendor,
         gpu_uuids=gpu_uuids,
     )
 
 
-def _labels(instance: Instance) -> dict[str, str]:
+def labels_of(instance: Instance) -> dict[str, str]:
     """What tells people on the host whose this is. The agent adds the labels it works by itself."""
     return {
         LABEL_APP: instance.app,
@@ -156,18 +169,18 @@ def _labels(instance: Instance) -> dict[str, str]:
     }
 
 
-@_shared
-def _readiness(given: _Same) -> Readiness:
+@shared
+def _readiness(given: Same[Mapping[str, object]]) -> Readiness:
     """From the manifest's `runtime_profile.health`. Without a probe it is ready once it runs."""
-    health = given.mapping
+    health: Mapping[str, Any] = given.it
     if not health:
         return Readiness()
     return Readiness.model_validate(
         {
             "probe": _probe(health.get("readiness")),
-            "interval_ms": _ms(health["interval_s"]),
-            "timeout_ms": _ms(health["timeout_s"]),
-            "start_budget_ms": _ms(health["start_budget_s"]),
+            "interval_ms": ms(health["interval_s"]),
+            "timeout_ms": ms(health["timeout_s"]),
+            "start_budget_ms": ms(health["start_budget_s"]),
             "failures_max": health["failures_max"],
         }
     )
@@ -181,5 +194,5 @@ def _probe(readiness: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"kind": kind, **fields}
 
 
-def _ms(seconds: float) -> int:
+def ms(seconds: float) -> int:
     return round(seconds * 1000)

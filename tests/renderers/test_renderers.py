@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node_agent.wire import MACHINE_IDENTITY, SecretFile, Workload
 from reconciler.core.desired import Instance, Policy
 from reconciler.core.names import ArtifactKey, InstanceKey, ObjectRef
-from renderers import RENDERERS, CannotRender, render
+from renderers import CannotRender, render
 
 HEALTH = {
     "readiness": {"http": {"port": 8080, "path": "/ready"}},
@@ -46,13 +46,13 @@ INSTANCE = Instance(
     gpu_uuids=("GPU-1", "GPU-0"),
 )
 GOLDEN = (
-    '{"blobs":[],"command":["serve","--port","8080"],"engine":"docker","env":{"A":"1","B":"2"},'
+    '{"command":["serve","--port","8080"],"engine":"docker","env":{"A":"1","B":"2"},'
     '"image":{"digest":"sha256:' + "a" * 64 + '","plain_http":true,'
     '"registry":"registry.example:5000","repository":"gpuaas/apps/research/hello"},'
     '"instance":"acme/research/one","labels":{"dev.gpuaas.app":"hello",'
     '"dev.gpuaas.org-id":"org-1","dev.gpuaas.project-id":"prj-1","dev.gpuaas.version":"1.0.0"},'
     '"limits":{"cpu_millis":2500,"gpu_uuids":["GPU-0","GPU-1"],"gpu_vendor":"nvidia",'
-    '"memory_mib":4096,"pids":4096,"shm_mib":1024},"packages":null,'
+    '"memory_mib":4096,"pids":4096,"shm_mib":1024},'
     '"ports":[{"address":null,"container":8080,"host":9000,"name":"http"},'
     '{"address":null,"container":9090,"host":null,"name":"metrics"}],'
     '"readiness":{"failures_max":5,"interval_ms":500,"probe":{"kind":"http","path":"/ready",'
@@ -106,7 +106,8 @@ def test_every_probe_crosses_over(
 
 def test_a_kind_without_a_renderer_is_refused_by_name() -> None:
     assert render(backend(INSTANCE, "slurm")) == CannotRender(
-        "runtime_not_offered", "no renderer for slurm; offered: bare_metal, launchable_oci"
+        "runtime_not_offered",
+        "no renderer for slurm; offered: bare_metal, docker_compose, launchable_oci",
     )
 
 
@@ -117,10 +118,12 @@ def test_what_the_wire_does_not_take_is_refused_with_the_field() -> None:
     )
 
 
+ALONE = ("bare_metal", "launchable_oci")
+"""Runtime kinds that run one thing of one image."""
 WORDS = st.text("abc", min_size=1, max_size=3)
 INSTANCES = st.builds(
     replace,
-    st.sampled_from([backend(INSTANCE, kind) for kind in RENDERERS]),
+    st.sampled_from([backend(INSTANCE, kind) for kind in ALONE]),
     env=st.dictionaries(WORDS, WORDS),
     ports=st.lists(
         st.tuples(WORDS, st.integers(1, 65_535), st.none() | st.integers(1, 65_535)),
@@ -161,7 +164,7 @@ def test_secrets_are_named_in_order_and_their_order_changes_nothing() -> None:
 
 
 def test_every_workload_brings_its_own_identity_along() -> None:
-    for kind in RENDERERS:
+    for kind in ALONE:
         found = rendered(backend(INSTANCE, kind))
         assert [secret.name for secret in found.secrets] == [MACHINE_IDENTITY]
 
