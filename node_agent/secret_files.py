@@ -10,6 +10,9 @@ Rules:
 - A workload that reads what others wrote has a folder of its own: under the same name the one
   before may have read something else, and its node may go back to it. All others of an instance
   share one. A folder that no workload will need again goes; the instance's all go with it.
+- Of a topology each service has its own, with its secrets and no others. As long as these are the
+  same it stays the same folder, else each upgrade would replace the container. The folder of the
+  workload then says by the names in it which these are.
 - Every failure leaves as `EngineFailure`, with `secret_unavailable`, and quotes no value.
 """
 
@@ -59,29 +62,42 @@ class SecretFiles:
         """The folder of a workload's secrets, there once something was `put` into it."""
         return self._root() / _folder_name(workload)
 
+    def folder_of_service(self, workload: Workload, service: str) -> Path:
+        """The folder of the secrets of one service of a topology that has any."""
+        return self._root() / _service_folder(workload, service)
+
     def missing(self, workload: Workload) -> tuple[str, ...]:
         """Names of those secrets of it that are not there, sorted."""
-        folder = self.folder_of(workload)
-        names = {secret.name for secret in workload.secrets}
-        return tuple(sorted(name for name in names if not (folder / name).is_file()))
+        root = self._root()
+        gone = {
+            name
+            for folder, names in _folders(workload).items()
+            for name in names
+            if not (root / folder / name).is_file()
+        }
+        return tuple(sorted(gone))
 
     def put(self, workload: Workload, values: Mapping[str, str]) -> None:
-        """Each file appears whole. The others stay."""
-        folder = self.folder_of(workload)
-        try:
-            folder.mkdir(mode=0o755, exist_ok=True)
-            folder.chmod(0o755)
-            for name, value in sorted(values.items()):
-                _write(folder / name, value)
-        except OSError as error:
-            raise _unavailable(f"{folder} can't be written ({error.strerror})") from None
+        """Each file appears whole. The others stay. A value that no service has is left out.
+
+        Of a topology also without any values, before each start: what a service had of another
+        version stays only if it is known to be of this one as well.
+        """
+        root = self._root()
+        folders = _folders(workload)
+        if workload.topology is not None:
+            _fill(root / _folder_name(workload), dict.fromkeys(folders, ""))
+        for folder, names in sorted(folders.items()):
+            _fill(root / folder, {name: values[name] for name in names & values.keys()})
 
     def keep_only(self, instance: str, spec_hashes: Collection[str]) -> None:
         """Removes the folders of its other workloads, as far as they had their own."""
         shared = _name(instance)
-        kept = {shared, *(f"{shared}-{_short(spec_hash)}" for spec_hash in spec_hashes)}
-        for path in self._left_of(instance):
-            if path.name not in kept:
+        ours = {f"{shared}-{_short(spec_hash)}" for spec_hash in spec_hashes}
+        there = self._left_of(instance)
+        noted = {name for path in there if path.name in ours for name in _listed(path)}
+        for path in there:
+            if path.name not in {shared, *ours, *noted}:
                 _remove(path)
 
     def remove(self, instance: str) -> None:
@@ -113,14 +129,17 @@ class SecretFiles:
 
 
 def _of(candidate: Path, name: str) -> Iterator[Path]:
-    try:
-        found = sorted(os.listdir(candidate))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        # What we may not look into is not ours, and so has nothing of ours.
-        return
-    for entry in found:
+    for entry in _listed(candidate):
         if entry == name or entry.startswith(f"{name}-"):
             yield candidate / entry
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        # What we may not look into is not ours, and so has nothing of ours.
+        return []
 
 
 def _remove(path: Path) -> None:
@@ -185,9 +204,39 @@ def _write(path: Path, value: str) -> None:
     temporary.rename(path)
 
 
+def _fill(folder: Path, files: Mapping[str, str]) -> None:
+    """The folder is for its workload to look into; nobody else gets that far."""
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        folder.chmod(0o755)
+        for name, value in sorted(files.items()):
+            _write(folder / name, value)
+    except OSError as error:
+        raise _unavailable(f"{folder} can't be written ({error.strerror})") from None
+
+
+def _folders(workload: Workload) -> dict[str, frozenset[str]]:
+    """Names of folders, and of the secrets in each."""
+    if workload.topology is None:
+        return {_folder_name(workload): frozenset(one.name for one in workload.secrets)}
+    return {
+        _service_folder(workload, service.name): frozenset(service.secrets)
+        for service in workload.topology.services
+        if service.secrets
+    }
+
+
+def _service_folder(workload: Workload, service: str) -> str:
+    found = workload.topology.service(service) if workload.topology is not None else None
+    names = found.secrets if found is not None else ()
+    asked = sorted(one.asked for one in workload.secrets if one.name in names)
+    digest = hashlib.sha256("\0".join((service, *asked)).encode()).hexdigest()[:16]
+    return f"{_name(workload.instance)}-s-{digest}"
+
+
 def _folder_name(workload: Workload) -> str:
     shared = _name(workload.instance)
-    if any(secret.source for secret in workload.secrets):
+    if workload.topology is not None or any(secret.source for secret in workload.secrets):
         return f"{shared}-{_short(workload.spec_hash)}"
     return shared
 

@@ -75,13 +75,13 @@ class SecretKeeper:
         missing = self._files.missing(workload)
         wanted = [
             secret
-            for secret in workload.secrets
+            for secret in _read(workload)
             if secret.name in missing or (starts and secret.source)
         ]
-        if not wanted:
+        if not wanted and workload.topology is None:
             return
         try:
-            values = self._fetch(workload.instance, wanted)
+            values = self._fetch(workload.instance, wanted) if wanted else {}
         except EngineFailure as failure:
             if {*missing} - {MACHINE_IDENTITY}:
                 raise
@@ -139,6 +139,14 @@ class SecretKeeper:
             message = f"signed with key version {signer.version}, too old"
             raise EnvelopeRefused("key_retired", message)
         return key.open(Secrets.model_validate_json(payload), identity.node, instance)
+
+
+def _read(workload: Workload) -> Sequence[SecretFile]:
+    """Those that it looks at: of a topology, what no service names is not asked for."""
+    if workload.topology is None:
+        return workload.secrets
+    named = {name for service in workload.topology.services for name in service.secrets}
+    return [secret for secret in workload.secrets if secret.name in named]
 
 
 def _check_variable(secret: SecretFile, value: str) -> None:

@@ -27,6 +27,7 @@ from node_agent.wire import (
 )
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, workload
 from tests.agent.control_plane import ControlPlane
+from tests.topologies import service, workload_of
 
 OTHER = "acme/research/other"
 
@@ -237,6 +238,25 @@ class TestKeeper:
         provide(keeper, "token", "admin")
         assert plane.secrets_asked == [("token",), ("admin",)]
         assert (files.folder(INSTANCE) / "admin").read_text() == "sesame"
+
+    def test_of_a_topology_what_its_services_name_is_asked_for(
+        self, keeper: SecretKeeper, plane: ControlPlane, files: SecretFiles
+    ) -> None:
+        secrets = tuple(SecretFile(name=name) for name in ("token", "admin"))
+        first, second = (
+            workload_of(
+                service("api", secrets=("token",)),
+                service("db", env={"VERSION": version}),
+                secrets=secrets,
+                instance=INSTANCE,
+            )
+            for version in ("1", "2")
+        )
+        for what in (first, second):
+            keeper.provide(what, threading.Event(), starts=True)
+        assert plane.secrets_asked == [("token",)]
+        files.keep_only(INSTANCE, {second.spec_hash})
+        assert (files.folder_of_service(second, "api") / "token").read_text() == "hunter2"
 
     def test_what_is_there_needs_no_control_plane(
         self, keeper: SecretKeeper, plane: ControlPlane
