@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,12 +50,13 @@ def take_inventory(
             errors[engine.name] = failure.message
             continue
         answered.append(engine.name)
-        if engine.name == "docker":
-            docker = facts
+        if engine.name in {"docker", "compose"}:
+            docker = replace(facts, compose_version=facts.compose_version or docker.compose_version)
     return Inventory(
         engines=tuple(answered),
         engine_errors=errors,
         docker_version=docker.version,
+        compose_version=docker.compose_version,
         runtimes=docker.runtimes,
         cdi_devices=cdi_devices(where.cdi),
         gpus=(*nvidia_gpus(where.nvidia), *(found.gpu for found in amd_gpus(where.kfd))),

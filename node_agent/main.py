@@ -18,6 +18,7 @@ import structlog
 from node_agent.blob_files import BLOBS_FOLDER
 from node_agent.disk import StateUnusable
 from node_agent.engines.base import Engine
+from node_agent.engines.compose import COMPOSE_FOLDER, ComposeEngine
 from node_agent.engines.docker import DockerEngine
 from node_agent.engines.process import ProcessEngine
 from node_agent.link import AgentKey, Away, JoinRefused, join, parse_join_token
@@ -61,6 +62,7 @@ Exit codes: 0 joined, 1 an error, 2 wrong usage, 4 refused, 5 another agent uses
 _RUN_EPILOG = """\b
 Examples:
   gpuaas-agent run
+  gpuaas-agent run --engine docker --engine compose
   gpuaas-agent --state-dir ./agent run --engine process --log-format text
 
 Exit codes: 0 asked to stop, 1 an error, 2 wrong usage, 3 not joined yet or without certificates, 5
@@ -132,11 +134,18 @@ def join_command(state_dir: Path, token: str | None, token_file: TextIO | None,
 @click.option(
     "--engine",
     "engine_names",
-    type=click.Choice(["docker", "process"]),
+    type=click.Choice(["docker", "compose", "process"]),
     multiple=True,
     default=("docker",),
     show_default=True,
-    help="What this node runs workloads with; may be given more than once.",
+    help="What this node runs workloads with; may be given more than once. compose runs apps of "
+    "several services, and needs Docker Compose v2.",
+)
+@click.option(
+    "--compose-program",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Docker Compose v2, 2.20 or later. [default: docker-compose in PATH, or where Docker's "
+    "packages put the plugin]",
 )
 @click.option(
     "--secrets-dir",
@@ -158,6 +167,7 @@ def run_command(
     state_dir: Path,
     docker_host: str | None,
     engine_names: tuple[str, ...],
+    compose_program: Path | None,
     secrets_dir: Path | None,
     blob_quota_gib: float | None,
     log_format: str,
@@ -187,7 +197,9 @@ def run_command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     secret_files = SecretFiles.for_node(identity.node, secrets_dir)
-    engines = make_engines(identity.node, state_dir, engine_names, docker_host, secret_files)
+    engines = make_engines(
+        identity.node, state_dir, engine_names, docker_host, secret_files, compose_program
+    )
     quota_bytes = None if blob_quota_gib is None else int(blob_quota_gib * GIB)
     agent = Agent(
         store, engines, state_dir, secret_files=secret_files, blob_quota_bytes=quota_bytes
@@ -232,12 +244,22 @@ def make_engines(
     names: tuple[str, ...],
     docker_host: str | None = None,
     secrets: SecretFiles | None = None,
+    compose_program: Path | None = None,
 ) -> Mapping[str, Engine]:
     """The engines by name; none of them is contacted yet."""
     engines: dict[str, Engine] = {}
     blobs = state_dir / BLOBS_FOLDER
     if "docker" in names:
         engines["docker"] = DockerEngine(node, docker_host, secrets=secrets, blobs=blobs)
+    if "compose" in names:
+        engines["compose"] = ComposeEngine(
+            node,
+            state_dir / COMPOSE_FOLDER,
+            docker_host,
+            secrets=secrets,
+            blobs=blobs,
+            program=compose_program,
+        )
     if "process" in names:
         engines["process"] = ProcessEngine(
             node, state_dir / "process", secrets=secrets, blobs=blobs

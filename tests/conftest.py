@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from node_agent.wire import Image
 from reconciler.devkit import images, services
+from tests.services import go_tools
 from tests.services.slots import service_slot
 from tests.services.token_registry import TokenRegistry, open_token_registry
 from tests.services.vault_place import VaultPlace, vault_place
@@ -77,6 +78,12 @@ def docker_host(service_root: Path) -> Iterator[str]:
     else:
         with services.start_dockerd(service_root / "docker") as dockerd:
             yield dockerd.host
+
+
+@pytest.fixture(scope="session")
+def compose_program() -> Path:
+    """Docker Compose v2, pinned."""
+    return go_tools.program("docker-compose")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from node_agent.wire import (
     Endpoint,
     FailureReason,
     Limits,
+    Port,
     Workload,
 )
 
@@ -54,6 +56,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Docker's, for images that set none."""
 
 VOLUMES_MAX = 64
+_SPOKEN_FOR = ("dev.gpuaas.", "com.docker.compose.")
+"""What labels that begin so say is for us, and for Compose, to say: by them things are found."""
 LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 
 USUAL = {
@@ -65,26 +69,31 @@ USUAL = {
 }
 """What every container of ours has in its HostConfig."""
 
-_STATUS = {"created": "created", "running": "running", "restarting": "running", "paused": "paused"}
+STATUS = {"created": "created", "running": "running", "restarting": "running", "paused": "paused"}
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an image says of how it runs. `command` is its entrypoint and command in one."""
+    """What an image says of how it runs. `command` is its entrypoint and command in one; `posing`
+    are the names of labels that no image has a say in.
+    """
 
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[str, ...] = ()
+    posing: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, described: Mapping[str, Any]) -> ImageConfig:
         """From an answer to `GET /images/{name}/json`."""
         config = described.get("Config") or {}
         pairs = (entry.partition("=") for entry in config.get("Env") or ())
+        labels = sorted(config.get("Labels") or ())
         return cls(
             command=(*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
             env={name: value for name, _, value in pairs},
             volumes=tuple(sorted(config.get("Volumes") or ())),
+            posing=tuple(name for name in labels if name.startswith(_SPOKEN_FOR)),
         )
 
 
@@ -104,20 +113,20 @@ def create_request(
     `secrets_folder` is where on the host the workload's secrets are, `blobs` where each of its
     blobs is, by name.
 
-    Raises EngineFailure where packages or secrets can't be put in.
+    Raises EngineFailure where packages or secrets can't be put in, or a port is for no address.
     """
     described = image or ImageConfig()
     environment = _environment(workload, gpus, described)
     request: dict[str, Any] = {
         "Image": workload.image.reference,
         "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
-        "Labels": _labels(workload, node, host_ports),
+        "Labels": {**dict.fromkeys(described.posing, ""), **_labels(workload, node, host_ports)},
         "ExposedPorts": {f"{port.container}/tcp": {} for port in workload.ports},
         "HostConfig": {
             "NetworkMode": network,
             "PortBindings": {
                 f"{port.container}/tcp": [
-                    {"HostIp": port.address or LOOPBACK, "HostPort": str(host_ports[port.name])}
+                    {"HostIp": _address(port), "HostPort": str(host_ports[port.name])}
                 ]
                 for port in workload.ports
             },
@@ -213,12 +222,12 @@ def unit_from_listing(item: Mapping[str, Any], inspected: Mapping[str, Any], net
         instance=labels[LABEL_INSTANCE],
         node=labels[LABEL_NODE],
         spec_hash=labels.get(LABEL_SPEC_HASH, ""),
-        status=_STATUS.get(status, "exited"),  # type: ignore[arg-type]
+        status=STATUS.get(status, "exited"),  # type: ignore[arg-type]
         created_at_ms=int(item.get("Created", 0)) * 1_000,
         image_digest=labels.get(LABEL_DIGEST),
-        endpoints=_endpoints(labels),
+        endpoints=endpoints_in(labels),
         **gpus_of(labels),
-        exit_code=state.get("ExitCode") if status not in _STATUS else None,
+        exit_code=state.get("ExitCode") if status not in STATUS else None,
         out_of_memory=bool(state.get("OOMKilled")),
         altered=docker_drift.differences(
             labels.get(LABEL_ASKED), inspected, {**USUAL, "NetworkMode": network}
@@ -241,6 +250,19 @@ def _labels(workload: Workload, node: str, host_ports: Mapping[str, int]) -> dic
     }
 
 
+def _address(port: Port) -> str:
+    """Docker publishes on every address of the host what it can't read as one."""
+    if port.address is None:
+        return LOOPBACK
+    try:
+        if not ipaddress.ip_address(port.address).is_unspecified:
+            return port.address
+    except ValueError:
+        pass
+    message = f"the port {port.name} is for one address, and {port.address!r:.80} is none"
+    raise EngineFailure(FailureReason.CREATE_REFUSED, message)
+
+
 def _elsewhere(endpoint: Endpoint) -> str:
     return "" if endpoint.host_ip == LOOPBACK else f"@{endpoint.host_ip}"
 
@@ -257,7 +279,7 @@ def gpus_of(labels: Mapping[str, str]) -> dict[str, Any]:
     return {"gpu_vendor": vendor, "gpu_uuids": tuple(uuids.split(","))}
 
 
-def _endpoints(labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def endpoints_in(labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
     return tuple(_parsed_endpoints(labels))
 
 

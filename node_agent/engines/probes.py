@@ -25,10 +25,15 @@ def port_is_free(port: int) -> bool:
 
 
 def probe_network(unit: Unit, probe: HttpProbe | TcpProbe, timeout_ms: int) -> Probed:
-    """Ready: connected, and for http a status from 200 to 399. Redirects are not followed."""
+    """As `probe_endpoint`, where the unit publishes the port."""
     where = unit.endpoint(probe.port)
     if where is None:
         return Probed(False, f"port {probe.port} is not published")
+    return probe_endpoint(where, probe, timeout_ms)
+
+
+def probe_endpoint(where: Endpoint, probe: HttpProbe | TcpProbe, timeout_ms: int) -> Probed:
+    """Ready: connected, and for http a status from 200 to 399. Redirects are not followed."""
     timeout_s = timeout_ms / 1_000
     try:
         if isinstance(probe, TcpProbe):

@@ -152,6 +152,26 @@ def test_a_port_for_members_is_at_the_nodes_address_and_nowhere_else(address: st
     ]
 
 
+@pytest.mark.parametrize("address", ["", "0.0.0.0", "::", "0", "10.0.0.07", "node.example"])
+def test_what_is_no_address_is_not_taken_for_all_of_them(address: str) -> None:
+    """Docker publishes everywhere what it can't read."""
+    ports = (Port(name="gcs", container=6379, host=6379, address=address),)
+    with pytest.raises(EngineFailure, match="the port gcs is for one address") as caught:
+        create_request(workload(ports=ports), "n1", "net", {"gcs": 6379}, {})
+    assert caught.value.reason is FailureReason.CREATE_REFUSED
+
+
+def test_an_image_can_not_say_what_its_containers_are() -> None:
+    """Attempted: one that belongs to a topology, and to another's Compose project."""
+    theirs = {"dev.gpuaas.service": "api", "com.docker.compose.project": "p", LABEL_NODE: "n2"}
+    image = ImageConfig.read({"Config": {"Labels": {**theirs, "by": "them"}}})
+    labels = create_request(workload(), "n1", "net", {"http": 1}, {}, image=image)["Labels"]
+    assert {name: labels[name] for name in theirs} == {
+        "dev.gpuaas.service": "", "com.docker.compose.project": "", LABEL_NODE: "n1",
+    }  # fmt: skip
+    assert "by" not in labels
+
+
 def test_an_image_can_not_say_where_its_instance_is_reached() -> None:
     """Attempted: labels of an image, which its containers inherit, that name another's port."""
     ours = create_request(workload(), "n1", "net", {"http": 20_001}, {})["Labels"]

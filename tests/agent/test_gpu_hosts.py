@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from node_agent.engines.base import EngineFacts, EngineFailure
-from node_agent.engines.docker import facts_of
+from node_agent.engines.docker_api import facts_of
 from node_agent.engines.docker_spec import create_request
 from node_agent.engines.gpus import NO_GPUS, GpuHost, grant
 from node_agent.inventory import HostPaths, cdi_devices, gpu_host

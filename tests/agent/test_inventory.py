@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from node_agent.engines.base import EngineFacts
+from node_agent.engines.base import Engine, EngineFacts
 from node_agent.engines.process import ProcessEngine
 from node_agent.inventory import (
     HostPaths,
@@ -19,7 +19,9 @@ from node_agent.inventory import (
     nvidia_gpus,
     take_inventory,
 )
+from node_agent.main import make_engines
 from tests.agent.cases import NODE
+from tests.fakes.compose import FakeCompose
 from tests.fakes.engine import FakeEngine
 
 H200 = "GPU-5b3e8f1e-9f0a-4a53-8f0e-2c6c1d0a7b11"
@@ -79,6 +81,41 @@ def test_an_engine_that_does_not_answer_is_listed_with_why(tmp_path: Path) -> No
     assert found.engine_errors == {"docker": "no answer"}
     assert found.memory_mib > 0
     assert found.cpu_count > 0
+
+
+def saying(engine: Engine, facts: EngineFacts, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setattr(engine, "facts", lambda: facts)
+    return engine
+
+
+def test_what_docker_and_compose_say_of_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = HostPaths(cdi=(), nvidia=tmp_path / "x", kfd=tmp_path / "y")
+    alone = EngineFacts("27.1", runtimes=("runc",))
+    docker = saying(FakeEngine(NODE, set()), alone, monkeypatch)
+    both = EngineFacts("27.1", "2.40.3", runtimes=("runc",))
+    compose = saying(FakeCompose(NODE, set()), both, monkeypatch)
+    for engines in ([compose, docker], [docker, compose], [compose]):
+        found = take_inventory(engines, tmp_path, empty)
+        assert (found.docker_version, found.compose_version) == ("27.1", "2.40.3")
+        assert found.runtimes == ("runc",)
+        assert found.engines == tuple(engine.name for engine in engines)
+    assert take_inventory([docker], tmp_path, empty).compose_version is None
+
+
+def test_without_compose_the_node_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
+    empty = HostPaths(cdi=(), nvidia=tmp_path / "x", kfd=tmp_path / "y")
+    nowhere = tmp_path / "docker-compose"
+    names = ("compose", "process")
+    made = make_engines(NODE, tmp_path, names, compose_program=nowhere)
+    assert [engine.name for engine in made.values()] == [*names]
+    found = take_inventory([*made.values()], tmp_path, empty)
+    assert found.engines == ("process",)
+    assert found.engine_errors == {
+        "compose": "Compose 2.20 or later is needed; docker-compose: there is no such program; "
+        "install Docker's docker-compose-plugin, or name the program: --compose-program",
+    }
 
 
 class Library:

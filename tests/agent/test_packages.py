@@ -17,7 +17,7 @@ import pytest
 from node_agent import converge
 from node_agent.engines import put_in
 from node_agent.engines.base import EngineFailure
-from node_agent.engines.docker import has_file
+from node_agent.engines.docker_api import has_file
 from node_agent.engines.packages import THERE, folder_outside, variables, wrapped
 from node_agent.wire import FailureReason, Packages
 from tests.services.package_index import PackageIndex, serving

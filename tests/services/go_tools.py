@@ -20,16 +20,24 @@ BUILD_TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class GoTool:
-    """`package` is below `module`; the program is called as its last word."""
+    """`package` is below `module`. `stamp` is the variable that holds its own version."""
 
     module: str
     version: str
     package: str
+    stamp: str = ""
 
 
 TOOLS = {
     # The registry that Debian has is distribution 2: the next one names keys otherwise.
     "distribution": GoTool("github.com/distribution/distribution/v3", "v3.0.0", "cmd/registry"),
+    # Debian's docker-compose is 1.29, in another language and another product by now.
+    "docker-compose": GoTool(
+        "github.com/docker/compose/v2",
+        "v2.40.3",
+        "cmd",
+        "github.com/docker/compose/v2/internal.Version",
+    ),
     "cosign": GoTool("github.com/sigstore/cosign/v3", "v3.1.1", "cmd/cosign"),
     "oras": GoTool("oras.land/oras", "v1.3.3", "cmd/oras"),
     "versitygw": GoTool("github.com/versity/versitygw", "v1.8.0", "cmd/versitygw"),
@@ -66,7 +74,7 @@ def _build(tool: GoTool, built: Path) -> Path:
             go_program(built.parent),
             "build",
             "-trimpath",
-            "-ldflags=-s -w",
+            "-ldflags=-s -w" + (f" -X {tool.stamp}={tool.version}" if tool.stamp else ""),
             "-o",
             str(built),
             package,
