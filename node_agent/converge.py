@@ -4,7 +4,8 @@ Rules:
 - Pure: no I/O, clock, randomness, environment or logging. Time is an argument.
 - Level-based: the next step follows from the target, what is seen and the progress, never from
   which event came in. So a crash between any two steps is harmless.
-- Never two running: a unit is started only when no other of its instance is alive.
+- Never two running: a unit is started only when no other of its instance is alive. Of two forms of
+  one topology the next takes the place of the one before, service by service, by being started.
 - `Progress.committed` is the last workload that passed its gate. An attempt that fails is given up,
   and what was committed is what should run again. What is committed and lost again and again is
   given up too, and then nothing runs (see `flaps`).
@@ -16,7 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from node_agent.flaps import STABLE_MS, altered_words, flapping
+from node_agent.flaps import altered_words, flapping
+from node_agent.restarts import STARTS_MAX, exit_verdict, restart_delay_ms, trial_delay_ms
+from node_agent.service_standing import ended_unclearly
+from node_agent.services import service_step
 from node_agent.steps import (
     Absent,
     Commit,
@@ -30,6 +34,7 @@ from node_agent.steps import (
     Pull,
     Remove,
     Repair,
+    RepairServices,
     Settled,
     Start,
     Step,
@@ -39,14 +44,11 @@ from node_agent.steps import (
     Target,
     Tolerate,
     Wait,
+    pulled_as,
 )
 from node_agent.units import Unit
 from node_agent.wire import FailureReason, Workload
 
-STARTS_MAX = 3
-"""How often a workload on trial may be started before its exits count as failure."""
-COMMAND_CODES = frozenset({126, 127})
-"""How shells and Docker's init say that there was nothing to run."""
 PIP_FAILED_CODE = 97
 PACKAGES_WORDS = {
     95: "there is no room or right to write pip_packages to",
@@ -54,7 +56,6 @@ PACKAGES_WORDS = {
     PIP_FAILED_CODE: "pip could not put pip_packages in",
 }
 """How the start script of a workload with packages ends; see `engines.put_in`."""
-RESTART_DELAY_MAX_MS = 60_000
 
 
 def next_step(target: Target, units: Sequence[Unit], progress: Progress, now_ms: int) -> Step:
@@ -84,8 +85,18 @@ def tolerating(units: Sequence[Unit], progress: Progress) -> Sequence[Unit]:
     """The units, altered only in what the engine does not do by itself."""
     if not progress.tolerated:
         return units
-    rest = [tuple(line for line in one.altered if line not in progress.tolerated) for one in units]
-    return [replace(unit, altered=altered) for unit, altered in zip(units, rest, strict=True)]
+    return [_tolerating(unit, progress.tolerated) for unit in units]
+
+
+def _tolerating(unit: Unit, tolerated: Sequence[str]) -> Unit:
+    services = tuple(
+        replace(one, altered=_without(one.altered, tolerated)) for one in unit.services
+    )
+    return replace(unit, altered=_without(unit.altered, tolerated), services=services)
+
+
+def _without(lines: tuple[str, ...], tolerated: Sequence[str]) -> tuple[str, ...]:
+    return tuple(line for line in lines if line not in tolerated)
 
 
 def preferred(units: Sequence[Unit], wanted: Workload | None) -> Unit | None:
@@ -150,6 +161,14 @@ def _attempt(wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms
     current = preferred(units, wanted)
     if current is None:
         return _pull_or_create(wanted, progress)
+    if wanted.topology is not None:
+        return _topology(current, wanted, units, progress, now_ms)
+    return _attempt_unit(current, wanted, units, progress, now_ms)
+
+
+def _attempt_unit(
+    current: Unit, wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms: int
+) -> Step:
     if current.altered:
         return _put_right_on_trial(current, wanted, progress)
     if current.status == "running":
@@ -172,7 +191,7 @@ def _put_right_on_trial(current: Unit, wanted: Workload, progress: Progress) -> 
 def _put_right(current: Unit, wanted: Workload, progress: Progress) -> Step:
     if progress.fresh and current.status == "created":
         return Tolerate(current)
-    if current.alive and progress.pulled != wanted.image.reference:
+    if current.alive and progress.pulled != pulled_as(wanted):
         # What runs, however altered, is not stopped for one that can't be made.
         return Pull(wanted)
     return Repair(current, wanted)
@@ -181,7 +200,7 @@ def _put_right(current: Unit, wanted: Workload, progress: Progress) -> Step:
 def _start_on_trial(
     current: Unit, wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms: int
 ) -> Step:
-    restart_at_ms = progress.started_at_ms + _trial_delay_ms(progress.starts)
+    restart_at_ms = progress.started_at_ms + trial_delay_ms(progress.starts)
     if current.status == "exited" and now_ms < restart_at_ms:
         return Wait(restart_at_ms)
     other = next((unit for unit in units if unit.alive and unit != current), None)
@@ -191,7 +210,7 @@ def _start_on_trial(
 
 
 def _pull_or_create(wanted: Workload, progress: Progress) -> Step:
-    return Create(wanted) if progress.pulled == wanted.image.reference else Pull(wanted)
+    return Create(wanted) if progress.pulled == pulled_as(wanted) else Pull(wanted)
 
 
 def _exit_verdict(current: Unit, wanted: Workload, progress: Progress) -> Fault | None:
@@ -199,17 +218,7 @@ def _exit_verdict(current: Unit, wanted: Workload, progress: Progress) -> Fault 
     if packages is not None:
         again = current.exit_code == PIP_FAILED_CODE and progress.starts < STARTS_MAX
         return None if again else replace(packages, final=True)
-    if current.out_of_memory:
-        message = "killed for using more memory than its limit"
-        return Fault(FailureReason.OUT_OF_MEMORY, message, current.exit_code, final=True)
-    if current.exit_code in COMMAND_CODES:
-        message = f"exited with {current.exit_code}: the command is not there or can't be run"
-        reason = FailureReason.COMMAND_NOT_FOUND
-        return Fault(reason, message, current.exit_code, final=True)
-    if progress.starts >= STARTS_MAX:
-        message = f"exited {progress.starts} times before it was ready"
-        return Fault(FailureReason.EXITED, message, current.exit_code, final=True)
-    return None
+    return exit_verdict(current.exit_code, progress.starts, out_of_memory=current.out_of_memory)
 
 
 def packages_fault(unit: Unit, workload: Workload) -> Fault | None:
@@ -247,9 +256,21 @@ def _keep(wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms: i
     others = [unit for unit in units if current is None or unit.unit_id != current.unit_id]
     if now_ms < progress.retry_at_ms:
         return Wait(progress.retry_at_ms)
+    if wanted.topology is not None:
+        return _keep_topology(wanted, current, others, progress, now_ms)
     intruder = next((other for other in others if other.alive), None)
     if intruder is not None:
         return Stop(intruder, wanted.stop_grace_ms)
+    return _keep_unit(wanted, current, others, progress, now_ms)
+
+
+def _keep_unit(
+    wanted: Workload,
+    current: Unit | None,
+    others: Sequence[Unit],
+    progress: Progress,
+    now_ms: int,
+) -> Step:
     fault = flapping(current, wanted, progress, now_ms)
     if fault is not None:
         return GiveUp(fault)
@@ -262,6 +283,49 @@ def _keep(wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms: i
     if others:
         return Remove(others[0])
     return _probe_when_due(current, wanted, progress, now_ms)
+
+
+def _keep_topology(
+    wanted: Workload,
+    current: Unit | None,
+    others: Sequence[Unit],
+    progress: Progress,
+    now_ms: int,
+) -> Step:
+    if current is None:
+        return _pull_or_create(wanted, progress)
+    step = _topology(current, wanted, others, progress, now_ms)
+    quiet = isinstance(step, Wait | Settled) and current.status == "running"
+    return Remove(others[0]) if others and quiet else step
+
+
+def _topology(
+    current: Unit, wanted: Workload, units: Sequence[Unit], progress: Progress, now_ms: int
+) -> Step:
+    """On trial or committed: puts a topology whose form is there in force, and sees to it.
+
+    What is in force before is not stopped for it, only what runs by another engine.
+    """
+    other = next((one for one in units if one.alive and one.engine != wanted.engine), None)
+    pulled = progress.pulled == pulled_as(wanted)
+    if progress.recreate or (current.status != "running" and not pulled):
+        return _pull_or_create(wanted, progress)
+    if other is not None:
+        return Stop(other, wanted.stop_grace_ms)
+    if current.status != "running":
+        return _put_in_force(current, wanted, progress, now_ms)
+    if progress.gate_since_ms == 0:
+        unclear = ended_unclearly(wanted, current)
+        return RepairServices(current, wanted, unclear) if unclear else TakeNote(current)
+    return service_step(wanted, current, progress, now_ms) or Settled()
+
+
+def _put_in_force(current: Unit, wanted: Workload, progress: Progress, now_ms: int) -> Step:
+    delay_ms = restart_delay_ms(progress.starts, progress.started_at_ms, now_ms)
+    if not progress.stopped_by_us and now_ms < progress.started_at_ms + delay_ms:
+        return Wait(progress.started_at_ms + delay_ms)
+    unclear = ended_unclearly(wanted, current)
+    return RepairServices(current, wanted, unclear) if unclear else Start(current, wanted)
 
 
 def _probe_when_due(current: Unit, wanted: Workload, progress: Progress, now_ms: int) -> Step:
@@ -277,7 +341,8 @@ def _probe_when_due(current: Unit, wanted: Workload, progress: Progress, now_ms:
 
 
 def _bring_back(wanted: Workload, current: Unit | None, progress: Progress, now_ms: int) -> Step:
-    restart_at_ms = progress.started_at_ms + _restart_delay_ms(progress, now_ms)
+    delay_ms = restart_delay_ms(progress.starts, progress.started_at_ms, now_ms)
+    restart_at_ms = progress.started_at_ms + delay_ms
     if not progress.stopped_by_us and now_ms < restart_at_ms:
         return Wait(restart_at_ms)
     if current is None:
@@ -293,14 +358,3 @@ def _tear_down(target: Absent, units: Sequence[Unit], progress: Progress, now_ms
     if progress.proof is not None:
         return Settled()
     return Prove(target.instance) if progress.swept else Sweep(target.instance)
-
-
-def _trial_delay_ms(starts: int) -> int:
-    return 0 if starts == 0 else int(250 * 2 ** (starts - 1))
-
-
-def _restart_delay_ms(progress: Progress, now_ms: int) -> int:
-    """None for a workload that ran well, then 1 s, 4 s, 16 s … for one that keeps dying."""
-    if progress.starts <= 1 or now_ms - progress.started_at_ms >= STABLE_MS:
-        return 0
-    return int(min(1_000 * 4 ** min(progress.starts - 2, 16), RESTART_DELAY_MAX_MS))

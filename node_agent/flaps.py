@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from node_agent.steps import Fault, Progress
-from node_agent.units import Unit
+from node_agent.units import ServiceSeen, Unit
 from node_agent.wire import FailureReason, Workload
 
 FLAPS_MAX = 5
@@ -51,15 +51,20 @@ def flapping(
 ) -> Fault | None:
     """Why it should not be brought back again, or None when it should."""
     losses = len(recent_losses(progress, wanted, now_ms)) + _is_lost_anew(current, progress)
+    exit_code = current.exit_code if current is not None else None
+    return too_many(losses, wanted, _how(current, progress), exit_code)
+
+
+def too_many(losses: int, wanted: Workload, how: str, exit_code: int | None) -> Fault | None:
+    """The fault that so many losses are; `how` it was lost last."""
     if losses < FLAPS_MAX:
         return None
     minutes = flap_window_ms(wanted) // 60_000
-    message = f"lost {losses} times within {minutes} minutes, last: {_how(current, progress)}"
-    exit_code = current.exit_code if current is not None else None
+    message = f"lost {losses} times within {minutes} minutes, last: {how}"
     return Fault(FailureReason.FLAPPING, message, exit_code, final=True)
 
 
-def altered_words(unit: Unit) -> str:
+def altered_words(unit: Unit | ServiceSeen) -> str:
     """All of it in one line."""
     more = f" and {len(unit.altered) - 2} more" if len(unit.altered) > 2 else ""
     return "; ".join(unit.altered[:2]) + more

@@ -10,11 +10,24 @@ from __future__ import annotations
 from dataclasses import replace
 from zlib import crc32
 
-from node_agent.converge import STARTS_MAX, on_trial
+from node_agent.converge import on_trial
 from node_agent.flaps import STABLE_MS, already_counted, altered_words, with_loss
+from node_agent.learning_services import (
+    kept_services,
+    learn_service_failure,
+    learn_service_probe,
+    learn_services,
+    learn_unmended,
+    mends,
+    put_in_force,
+    stopped,
+    taken_note,
+)
+from node_agent.restarts import STARTS_MAX
 from node_agent.steps import (
     PROBE_FIRST_MS,
     Absent,
+    Apply,
     Commit,
     Create,
     Done,
@@ -22,19 +35,23 @@ from node_agent.steps import (
     Fault,
     GiveUp,
     Outcome,
+    Present,
     ProbeReady,
+    ProbeService,
     Progress,
     Prove,
     Pull,
     Remove,
     Repair,
     Start,
+    StartServices,
     Step,
     Stop,
     Sweep,
     TakeNote,
     Target,
     Tolerate,
+    pulled_as,
 )
 from node_agent.units import Probed, Unit
 from node_agent.wire import FailureReason, Proof, Workload
@@ -62,6 +79,7 @@ def renewed(target: Target, progress: Progress, now_ms: int) -> Progress:
         ready_hash=progress.ready_hash if serving else "",
         ready_since_ms=progress.ready_since_ms if serving else 0,
         stopped_by_us=True,
+        services=kept_services(progress) if serving else (),
     )
 
 
@@ -71,53 +89,87 @@ def learn(
     """The progress after `step` ended with `outcome`."""
     if isinstance(outcome, Failed):
         return _learn_failure(target, progress, step, outcome, now_ms)
-    if isinstance(step, ProbeReady) and isinstance(outcome, Probed):
-        return _learn_probe(progress, step.workload, outcome, now_ms)
+    if isinstance(outcome, Probed):
+        return _learn_probed(progress, step, outcome, now_ms)
     # A teardown counts its tries until the proof is clean: sweeping well is not yet success.
     tries = progress.tries if isinstance(target, Absent) else 0
-    fresh = isinstance(step, Create)
+    fresh = isinstance(step, Create | Apply) or (
+        isinstance(step, Start) and step.workload.topology is not None
+    )
     after = replace(progress, retry_at_ms=0, tries=tries, fresh=fresh)
     return _learn_done(target, after, step, outcome, now_ms)
+
+
+def _learn_probed(progress: Progress, step: Step, outcome: Probed, now_ms: int) -> Progress:
+    if isinstance(step, ProbeService):
+        return learn_service_probe(progress, step, outcome, now_ms)
+    if isinstance(step, ProbeReady):
+        return _learn_probe(progress, step.workload, outcome, now_ms)
+    return progress
 
 
 def _learn_done(
     target: Target, after: Progress, step: Step, outcome: Outcome, now_ms: int
 ) -> Progress:
     match step:
-        case Pull(workload):
-            after = replace(after, pulled=workload.image.reference, fault=_altered(after))
-        case Start(_, workload):
-            after = _learn_start(after, workload, now_ms)
-        case TakeNote(_):
-            after = _watching(replace(after, gate_since_ms=now_ms, stopped_by_us=False), now_ms)
-        case Stop(unit, _):
-            after = _learn_stop(after, unit)
-        case Remove(_):
-            after = replace(after, recreate=False, swept=False)
-        case Repair(unit, workload):
-            after = _learn_repair(after, unit, workload, now_ms)
-        case Tolerate(unit):
-            lines = sorted({*after.tolerated, *unit.altered})
-            after = replace(after, tolerated=tuple(lines[:TOLERATED_MAX]))
         case Commit(workload):
-            after = replace(
-                after, committed=workload, fault=None, restarts=0, starts=1, losses_ms=()
-            )
+            return replace(
+                after, committed=workload, fault=None, restarts=0, starts=1, losses_ms=(),
+                ready_hash=workload.spec_hash, ready_since_ms=after.ready_since_ms or now_ms,
+            )  # fmt: skip
         case GiveUp(fault):
-            after = _learn_given_up(target, after, fault, now_ms)
+            return _learn_given_up(target, after, fault, now_ms)
         case Sweep(_):
-            after = replace(after, swept=True)
+            return replace(after, swept=True)
         case Prove(_) if isinstance(outcome, Done) and outcome.proof is not None:
-            after = _learn_proof(after, outcome.proof, now_ms)
+            return _learn_proof(after, outcome.proof, now_ms)
         case _:
-            pass
-    return after
+            return _learn_done_to_unit(target, after, step, now_ms)
 
 
-def _learn_stop(after: Progress, unit: Unit) -> Progress:
+def _learn_done_to_unit(target: Target, after: Progress, step: Step, now_ms: int) -> Progress:
+    match step:
+        case Pull(workload):
+            starts = 1 if mends(after, workload) else after.starts
+            return replace(after, pulled=pulled_as(workload), fault=_altered(after), starts=starts)
+        case Create(_):
+            # A topology's form is written anew where it is; a container had to go before.
+            return replace(after, recreate=False)
+        case Start(_, workload):
+            begin = _learn_start if workload.topology is None else put_in_force
+            return begin(after, workload, _altered(after), now_ms)
+        case TakeNote(unit):
+            after = _watching(replace(after, gate_since_ms=now_ms, stopped_by_us=False), now_ms)
+            return taken_note(after, unit, now_ms)
+        case Stop(unit, _):
+            return _learn_stop(target, after, unit, now_ms)
+        case Remove(_):
+            return replace(after, recreate=False, swept=False)
+        case Repair(unit, workload):
+            return _learn_repair(after, unit, workload, now_ms)
+        case _:
+            after = _learn_tolerated(after, step.unit) if isinstance(step, Tolerate) else after
+            return learn_services(after, step, _altered(after), now_ms)
+
+
+def _learn_tolerated(after: Progress, unit: Unit) -> Progress:
+    of_services = (line for one in unit.services for line in one.altered)
+    lines = sorted({*after.tolerated, *unit.altered, *of_services})
+    return replace(after, tolerated=tuple(lines[:TOLERATED_MAX]))
+
+
+def _learn_stop(target: Target, after: Progress, unit: Unit, now_ms: int) -> Progress:
+    if unit.services:
+        again = isinstance(target, Present) and target.run
+        after = stopped(after, unit, _workload_of(target, after, unit) if again else None, now_ms)
     if unit.spec_hash != after.ready_hash:
         return replace(after, stopped_by_us=True)
     return replace(after, stopped_by_us=True, ready_hash="", ready_since_ms=0)
+
+
+def _workload_of(target: Target, progress: Progress, unit: Unit) -> Workload | None:
+    known = [progress.committed, target.workload if isinstance(target, Present) else None]
+    return next((one for one in known if one and one.spec_hash == unit.spec_hash), None)
 
 
 def _learn_given_up(target: Target, after: Progress, fault: Fault, now_ms: int) -> Progress:
@@ -151,8 +203,9 @@ def _altered(progress: Progress) -> Fault | None:
     return fault if fault is not None and fault.reason is FailureReason.ALTERED else None
 
 
-def _learn_start(after: Progress, workload: Workload, now_ms: int) -> Progress:
-    altered = _altered(after)
+def _learn_start(
+    after: Progress, workload: Workload, altered: Fault | None, now_ms: int
+) -> Progress:
     lost = not on_trial(workload, after) and not after.stopped_by_us
     losses_ms = after.losses_ms
     if lost and not already_counted(after):
@@ -221,9 +274,16 @@ def _learn_proof(after: Progress, proof: Proof, now_ms: int) -> Progress:
 def _learn_failure(
     target: Target, progress: Progress, step: Step, outcome: Failed, now_ms: int
 ) -> Progress:
+    if isinstance(step, StartServices) and isinstance(target, Present):
+        learnt = learn_service_failure(progress, step, outcome, now_ms)
+        if learnt is not None:
+            return learnt
+    away = outcome.reason is FailureReason.ENGINE_UNAVAILABLE
+    if isinstance(step, Pull | Apply) and not away and mends(progress, step.workload):
+        return learn_unmended(progress, outcome, now_ms)
     tries = progress.tries + 1
     delay_ms = _retry_delay_ms(tries, outcome.reason)
-    if isinstance(step, Pull | Create | Start):
+    if isinstance(step, Pull | Create | Start | Apply | StartServices):
         delay_ms = _spread_ms(delay_ms, outcome.reason, step.workload.instance)
     after = replace(progress, tries=tries, retry_at_ms=now_ms + delay_ms)
     fault = Fault(outcome.reason, outcome.message)
@@ -232,14 +292,18 @@ def _learn_failure(
         return replace(after, fault=replace(fault, reason=reason))
     if isinstance(step, Start) and outcome.reason is FailureReason.PORT_IN_USE:
         return _learn_port_in_use(after, step.workload, fault)
-    if isinstance(step, Create) and outcome.reason is FailureReason.IMAGE_NOT_FOUND:
+    made = isinstance(step, Create | Apply) or (
+        isinstance(step, Start) and step.workload.topology is not None
+    )
+    if made and outcome.reason is FailureReason.IMAGE_NOT_FOUND:
         # It was pulled, and somebody cleared it away since.
         return replace(after, pulled="", fault=fault)
-    if isinstance(step, Create | Start) and outcome.reason is FailureReason.BLOB_UNAVAILABLE:
+    starts = isinstance(step, Start | StartServices)
+    if (made or starts) and outcome.reason is FailureReason.BLOB_UNAVAILABLE:
         # It was there, and somebody changed it since: what may take long is the next pull's to do.
-        recreate = after.recreate or isinstance(step, Start)
+        recreate = after.recreate or starts
         return replace(after, pulled="", recreate=recreate, fault=fault)
-    final = isinstance(step, Pull | Create | Start) and not outcome.transient
+    final = isinstance(step, Pull | Create | Start | Apply) and not outcome.transient
     if isinstance(step, Pull) and outcome.reason is FailureReason.IMAGE_PULL_FAILED:
         spent_ms = now_ms - progress.attempt_since_ms
         final = final or spent_ms >= step.workload.readiness.start_budget_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from node_agent.engines.base import EngineFailure
 from node_agent.engines.probes import port_is_free
@@ -54,10 +54,12 @@ class HostPorts:
             self._store.save_placement(workload.instance, workload.engine, picked)
             return ports
 
-    def forget(self, workload: Workload) -> None:
-        """After a port turned out to be taken by somebody else."""
+    def forget(self, workload: Workload, names: Collection[str] | None = None) -> None:
+        """After a port turned out to be taken by somebody else: one of `names`, or of all."""
         with self._lock:
-            self._store.save_placement(workload.instance, workload.engine, {})
+            held = self._store.instances()[workload.instance].host_ports
+            kept = {} if names is None else {n: p for n, p in held.items() if n not in names}
+            self._store.save_placement(workload.instance, workload.engine, kept)
 
     def _free_port(self, purpose: str, taken: set[int]) -> int:
         """Begins where `purpose` says, so that an instance gets its port again if it is free."""

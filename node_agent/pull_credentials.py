@@ -14,7 +14,7 @@ from node_agent.clock import WallClock
 from node_agent.engines.base import PullCredential
 from node_agent.link import Away, Link
 from node_agent.state import StateStore
-from node_agent.wire import LAYOUT_PREFIX, Workload
+from node_agent.wire import LAYOUT_PREFIX, Image, Workload
 
 
 class PullCredentials:
@@ -25,9 +25,9 @@ class PullCredentials:
         self._store = store
         self._clock = clock
 
-    def of(self, workload: Workload) -> PullCredential:
-        """That for a workload's image. Raises nothing."""
-        identity, image = self._store.identity, workload.image
+    def of(self, workload: Workload, image: Image) -> PullCredential:
+        """That for one of a workload's images. Raises nothing."""
+        identity = self._store.identity
         if identity is None or image.registry.startswith(LAYOUT_PREFIX):
             return PullCredential()
         request = PullTokenRequest(

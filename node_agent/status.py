@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from node_agent.converge import packages_fault, preferred, tolerating
 from node_agent.flaps import altered_words
+from node_agent.status_services import all_well, service_phases, services_fault
 from node_agent.steps import Absent, Fault, Present, Progress, Pull, Step
 from node_agent.units import Unit
 from node_agent.wire import (
@@ -15,6 +16,7 @@ from node_agent.wire import (
     FailureReason,
     Origin,
     Phase,
+    ServicePhase,
     Workload,
     WorkloadReport,
 )
@@ -54,6 +56,7 @@ def workload_report(
         restarts=progress.restarts,
         exit_code=exit_code if exit_code is not None or dead is None else dead.exit_code,
         origin=origin_of(target.workload),
+        services=_services(target, units, progress),
     )
 
 
@@ -106,6 +109,17 @@ def _dead(target: Present, units: Sequence[Unit], progress: Progress) -> Unit | 
     return current if current is not None and current.status == "exited" else None
 
 
+def _services(
+    target: Present, units: Sequence[Unit], progress: Progress
+) -> tuple[ServicePhase, ...]:
+    """Those of the form in force, or of none when that is not known any more."""
+    known = {one.spec_hash: one for one in (progress.committed, target.workload) if one is not None}
+    for unit in units:
+        if unit.services and unit.spec_hash in known:
+            return service_phases(known[unit.spec_hash], unit, progress)
+    return ()
+
+
 def _retained(target: Present, running: Unit | None, progress: Progress) -> bool:
     """Whether something older than the target runs and serves."""
     return (
@@ -135,6 +149,8 @@ def _standing(
 def _kept(
     target: Present, running: Unit | None, dead: Unit | None, progress: Progress
 ) -> _Standing:
+    if target.workload.topology is not None and running is not None:
+        return _kept_topology(target.workload, running, progress)
     shown = running or dead
     if shown is not None and shown.altered and shown.spec_hash == target.workload.spec_hash:
         return _Standing(Phase.DEGRADED, Fault(FailureReason.ALTERED, altered_words(shown)))
@@ -150,6 +166,17 @@ def _kept(
         message = f"the readiness probe fails: {progress.probe_detail}"
         return _Standing(Phase.DEGRADED, Fault(FailureReason.NOT_READY_IN_TIME, message))
     return _Standing(Phase.STARTING, progress.fault)
+
+
+def _kept_topology(workload: Workload, running: Unit, progress: Progress) -> _Standing:
+    if running.spec_hash != workload.spec_hash:
+        return _Standing(Phase.STARTING, progress.fault)
+    if all_well(service_phases(workload, running, progress)):
+        return _Standing(Phase.READY)
+    fault = services_fault(workload, running, progress)
+    if fault is None:
+        return _Standing(Phase.STARTING, progress.fault)
+    return _Standing(Phase.DEGRADED, fault)
 
 
 def _is_committed(workload: Workload, progress: Progress) -> bool:

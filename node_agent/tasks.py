@@ -4,7 +4,7 @@ Rules:
 - Nothing in a task is read before its signature holds.
 - A refusal never runs anything, and says why with a stable code: malformed, wrong_type,
   unknown_key, bad_signature, key_retired, wrong_node, expired, issued_in_future, replayed,
-  instance_mismatch, engine_not_offered, nothing_to_control.
+  instance_mismatch, engine_mismatch, engine_not_offered, nothing_to_control.
 - A task that was accepted before is acknowledged again and not run again.
 """
 
@@ -127,6 +127,9 @@ def _judge_content(task: AnyTask, trust: Trust) -> Refusal | None:
         if task.workload.instance != task.instance:
             message = f"workload is for {task.workload.instance}, the task for {task.instance}"
             return Refusal("instance_mismatch", message, task.task_id)
+        if (task.kind == "compose.launch") != (task.workload.engine == "compose"):
+            message = f"{task.kind} does not launch what the {task.workload.engine} engine runs"
+            return Refusal("engine_mismatch", message, task.task_id)
         if task.workload.engine not in trust.engines:
             message = f"this agent does not offer the {task.workload.engine} engine"
             return Refusal("engine_not_offered", message, task.task_id)

@@ -13,21 +13,18 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from typing import Any
 
 import structlog
 
+from node_agent.acting import Acting, Clock, Credentials
 from node_agent.blobs import BlobProvider
 from node_agent.converge import next_step, on_trial, wanted_workload
-from node_agent.engines import packages
 from node_agent.engines.base import (
     DISK_FULL_NUMBERS,
     Cancelled,
     Engine,
     EngineFailure,
-    PullCredential,
-    no_credential,
 )
 from node_agent.learning import learn, renewed
 from node_agent.looks import Looks
@@ -38,44 +35,36 @@ from node_agent.status import workload_report
 from node_agent.steps import (
     Absent,
     Commit,
-    Create,
     Done,
     Failed,
     GiveUp,
+    GiveUpService,
+    NoteReady,
     Outcome,
     Present,
     ProbeReady,
+    ProbeService,
     Progress,
-    Prove,
     Pull,
     Remove,
-    Repair,
     Settled,
     Start,
+    StartServices,
     Step,
-    Stop,
-    Sweep,
     TakeNote,
     Wait,
 )
-from node_agent.units import Probed, Unit
-from node_agent.wire import FailureReason, Phase, Proof, Workload, WorkloadReport
+from node_agent.units import Unit
+from node_agent.wire import FailureReason, Phase, WorkloadReport
 
 REFRESH_MS = 10_000
 """How long what was seen is believed when no engine says that something changed."""
 REFRESH_ON_TRIAL_MS = 500
 ENGINE_RETRY_MS = 1_000
 CATCH_UP_MS = 30_000
-
-
-class Clock(Protocol):
-    def now_ms(self) -> int:
-        """Wall clock."""
-        ...
-
-    def steady_ms(self) -> int:
-        """Wall clock as of the agent's start, plus time passed: never jumps."""
-        ...
+_CHANGES_NOTHING = (
+    ProbeReady, ProbeService, TakeNote, NoteReady, Commit, GiveUp, GiveUpService,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,11 +98,12 @@ class Rest:
 class Aside:
     """A step that may take long: `attempt` it anywhere, then `finish` it, or drop it.
 
-    It is to be called off as soon as it is `superseded`.
+    It is to be called off as soon as it is `superseded`. Starting a topology is none, though it may
+    have to stop services: half done and left alone it would get in the way of what comes next.
     """
 
     state: InstanceState
-    step: Pull | ProbeReady
+    step: Pull | ProbeReady | ProbeService
 
 
 @dataclass(frozen=True)
@@ -138,20 +128,15 @@ class Turns:
         secrets: Provider | None = None,
         looks: Looks | None = None,
         blobs: BlobProvider | None = None,
-        credentials: Callable[[Workload], PullCredential] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`credentials`: what the registry of a workload's image is shown."""
         self.instance = instance
         self.dirty = True
         self._store = store
-        self._engines = engines
-        self._ports = ports
         self._clock = clock
         self._changed = changed
-        self._secrets = secrets
         self._looks = looks or Looks()
-        self._blobs = blobs
-        self._credentials = credentials
+        self._acting = Acting(engines, ports, clock, secrets, blobs, credentials)
         self._log = structlog.get_logger().bind(instance=instance)
         self._units: tuple[Unit, ...] = ()
         self._looked_at_ms = 0
@@ -211,7 +196,7 @@ class Turns:
             refresh_ms = self._looked_at_ms + REFRESH_MS
             return Rest(min(step.until_ms, refresh_ms) if isinstance(step, Wait) else refresh_ms)
         self._log.debug("step", step=type(step).__name__, correlation_id=state.correlation_id)
-        if isinstance(step, Pull | ProbeReady):
+        if isinstance(step, Pull | ProbeReady | ProbeService):
             return Aside(state, step)
         return self._learn(state, step, self._attempted(state, step, threading.Event()))
 
@@ -239,7 +224,7 @@ class Turns:
         # Cleared first: what changes while we look must make us look again.
         self.dirty = False
         try:
-            looks = [self._seen(engine, due, now_ms) for engine in self._involved(state)]
+            looks = [self._seen(engine, due, now_ms) for engine in self._acting.involved(state)]
         except EngineFailure:
             self.dirty = True
             raise
@@ -261,26 +246,13 @@ class Turns:
         wanted = wanted_workload(state.target, self._progress)
         return wanted is not None and on_trial(wanted, self._progress)
 
-    def _involved(self, state: InstanceState) -> Sequence[Engine]:
-        """The engines that may hold something of it: all of them when that was never written."""
-        names = set(state.engines)
-        if state.workload is not None:
-            names.add(state.workload.engine)
-        return [self._engine(name) for name in sorted(names or self._engines)]
-
-    def _engine(self, name: str) -> Engine:
-        if name not in self._engines:
-            message = f"the {name} engine is not offered any more"
-            raise EngineFailure(FailureReason.ENGINE_UNAVAILABLE, message, transient=True)
-        return self._engines[name]
-
     # --- acting ---
 
     def _learn(self, state: InstanceState, step: Step, outcome: Outcome | None) -> Again:
         if outcome is None:
             return Again()
         # Before anything is written: what was done is to be seen even when that fails.
-        self.dirty = self.dirty or not isinstance(step, ProbeReady | TakeNote | Commit | GiveUp)
+        self.dirty = self.dirty or not isinstance(step, _CHANGES_NOTHING)
         if isinstance(outcome, Failed):
             self._note_failure(state, step, outcome)
         now_ms = self._clock.steady_ms()
@@ -310,20 +282,38 @@ class Turns:
                         restarts=self._progress.restarts)  # fmt: skip
         elif isinstance(step, ProbeReady) and before.ready_hash and not self._progress.ready_hash:
             log.warning("ready no more", probe=self._progress.probe_detail)
+        self._tell_of_services(log, before)
+
+    def _tell_of_services(self, log: Any, before: Progress) -> None:
+        earlier = {one.name: one for one in before.services}
+        for one in self._progress.services:
+            was = earlier.get(one.name)
+            if was is None:
+                continue
+            if one.restarts > was.restarts:
+                log.warning("ended, started again", service=one.name, restarts=one.restarts)
+            elif was.ready and not one.ready and one.probe_failures:
+                log.warning("ready no more", service=one.name, probe=one.probe_detail)
+            if one.failed is not None and was.failed is None:
+                log.warning("service given up", service=one.name, message=one.failed.message)
 
     def _note_failure(self, state: InstanceState, step: Step, failed: Failed) -> None:
         self._log.warning(
             "step failed", step=type(step).__name__, reason=failed.reason.value,
             message=failed.message, correlation_id=state.correlation_id,
         )  # fmt: skip
-        if isinstance(step, Start) and failed.reason is FailureReason.PORT_IN_USE:
-            self._ports.forget(step.workload)
+        taken = failed.reason is FailureReason.PORT_IN_USE
+        if taken and isinstance(step, Start | StartServices):
+            self._acting.forget_ports(step)
 
     def _attempted(
         self, state: InstanceState, step: Step, called_off: threading.Event
     ) -> Outcome | None:
         try:
-            return self._carry_out(state, step, called_off)
+            outcome = self._acting.carry_out(state, step, called_off)
+            if isinstance(step, Remove):
+                self._forget_secrets(state, step.unit)
+            return outcome
         except EngineFailure as failure:
             return Failed(failure.reason, failure.message, failure.transient)
         except Cancelled:
@@ -341,105 +331,24 @@ class Turns:
         message = f"unexpected {type(error).__name__}, see the agent's log"
         return Failed(FailureReason.ENGINE_UNAVAILABLE, message, transient=True)
 
-    def _carry_out(self, state: InstanceState, step: Step, called_off: threading.Event) -> Outcome:
-        if isinstance(step, Pull | Create | Start):
-            # With the pull first of all: what runs is not stopped for one that can't start.
-            self._provide(step.workload, called_off, starts=isinstance(step, Start))
-        if isinstance(step, Create | Start):
-            self._blobs_of(step.workload, None)
-        match step:
-            case Pull(workload):
-                ask = partial(self._credentials, workload) if self._credentials else no_credential
-                self._engine(workload.engine).pull(workload.image, called_off, ask)
-                self._blobs_of(workload, called_off)
-            case Create(workload):
-                host_ports = self._ports.allocate(workload)
-                self._engine(workload.engine).create(workload, host_ports)
-            case Start(unit, _):
-                self._engine(unit.engine).start(unit)
-            case ProbeReady(unit, workload):
-                return self._probe(unit, workload)
-            case Stop(unit, grace_ms):
-                self._engine(unit.engine).stop(unit, grace_ms)
-            case Remove(unit):
-                self._engine(unit.engine).remove(unit)
-                self._forget_secrets(state, unit)
-            case Repair(unit, workload):
-                self._engine(unit.engine).stop(unit, workload.stop_grace_ms)
-                self._engine(unit.engine).remove(unit)
-            case Sweep(instance):
-                self._sweep(state, instance)
-            case Prove(instance):
-                return Done(self._prove(state, instance))
-            case _:
-                pass
-        return Done()
-
-    def _sweep(self, state: InstanceState, instance: str) -> None:
-        for engine in self._involved(state):
-            engine.sweep(instance)
-        if self._secrets is not None:
-            self._secrets.remove(instance)
-
     def _forget_secrets(self, state: InstanceState, removed: Unit) -> None:
         """Of workloads that are neither there any more nor wanted again."""
-        if self._secrets is None or isinstance(state.target, Absent):
+        if isinstance(state.target, Absent):
             return
         units = {unit.spec_hash for unit in self._units if unit.unit_id != removed.unit_id}
         workloads = [one for one in (state.workload, self._progress.committed) if one is not None]
         kept = units | {workload.spec_hash for workload in workloads}
-        self._secrets.keep_only(self.instance, kept)
-
-    def _provide(
-        self, workload: Workload, called_off: threading.Event, *, starts: bool = False
-    ) -> None:
-        if not workload.secrets:
-            return
-        if self._secrets is None:
-            message = "this agent keeps no secrets"
-            raise EngineFailure(FailureReason.SECRET_UNAVAILABLE, message)
-        self._secrets.provide(workload, called_off, starts=starts)
-
-    def _blobs_of(self, workload: Workload, called_off: threading.Event | None) -> None:
-        """Has them there, unless called off; without that, only looks whether they still are."""
-        if not workload.blobs:
-            return
-        if self._blobs is None:
-            raise EngineFailure(FailureReason.BLOB_UNAVAILABLE, "this agent keeps no blobs")
-        if called_off is None:
-            self._blobs.check(workload)
-        else:
-            self._blobs.provide(workload, called_off)
+        self._acting.keep_secrets(self.instance, kept)
 
     def _catch_up(self, state: InstanceState, now_ms: int) -> None:
         """What started without all its secrets gets the rest while it runs."""
         target = state.target
         wanted = wanted_workload(target, self._progress) if isinstance(target, Present) else None
-        if wanted is None or self._secrets is None or now_ms < self._catch_up_ms:
+        if wanted is None or now_ms < self._catch_up_ms:
             return
         self._catch_up_ms = now_ms + CATCH_UP_MS
         with contextlib.suppress(EngineFailure):  # Who is silent is asked again.
-            self._provide(wanted, threading.Event())
-
-    def _probe(self, unit: Unit, workload: Workload) -> Probed:
-        readiness = workload.readiness
-        engine = self._engine(unit.engine)
-        if readiness.probe is not None:
-            return engine.probe(unit, readiness.probe, readiness.timeout_ms)
-        if workload.packages is not None:
-            return engine.probe(unit, packages.THERE, packages.THERE_TIMEOUT_MS)
-        return Probed(True)
-
-    def _prove(self, state: InstanceState, instance: str) -> Proof:
-        found = [engine.residue(instance) for engine in self._involved(state)]
-        secrets = self._secrets.residue(instance) if self._secrets is not None else 0
-        return Proof(
-            checked_at_ms=self._clock.now_ms(),
-            containers=sum(residue.containers for residue in found),
-            networks=sum(residue.networks for residue in found),
-            volumes=sum(residue.volumes for residue in found),
-            paths=secrets + sum(residue.paths for residue in found),
-        )
+            self._acting.provide(wanted, threading.Event())
 
     # --- saying ---
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from node_agent.acting import Clock
 from node_agent.steps import Outcome
-from node_agent.turns import REFRESH_MS, Again, Aside, Clock, Finished, Next, Published, Rest, Turns
+from node_agent.turns import REFRESH_MS, Again, Aside, Finished, Next, Published, Rest, Turns
 
 
 class Worker:

@@ -52,7 +52,7 @@ class FakeStore:
 
 def asked(link: FakeLink, workload: Workload = WORKLOAD, store: Any = None) -> PullCredential:
     known = cast(StateStore, store or FakeStore())
-    return PullCredentials(cast(Link, link), known, SystemClock()).of(workload)
+    return PullCredentials(cast(Link, link), known, SystemClock()).of(workload, workload.image)
 
 
 def test_it_asks_for_the_image_of_its_workload() -> None:
@@ -63,6 +63,15 @@ def test_it_asks_for_the_image_of_its_workload() -> None:
     (request,) = link.asked
     assert (request.node, request.instance) == ("node-a", WORKLOAD.instance)
     assert (request.repository, request.digest) == (REPOSITORY, IMAGE.digest)
+
+
+def test_it_asks_for_each_image_of_a_topology_by_its_own_name() -> None:
+    link = FakeLink(PullToken(token="a token", expires_at_ms=1))
+    other = IMAGE.model_copy(update={"repository": "gpuaas/apps/acme/research/other"})
+    known = cast(StateStore, FakeStore())
+    PullCredentials(cast(Link, link), known, SystemClock()).of(WORKLOAD, other)
+    (request,) = link.asked
+    assert (request.instance, request.repository) == (WORKLOAD.instance, other.repository)
 
 
 def test_a_control_plane_that_is_away_stops_no_pull() -> None:

@@ -20,6 +20,7 @@ from node_agent.state import REMOVED_KEPT_MS, Identity, StateStore
 from node_agent.steps import Absent, Fault, Present, Progress
 from node_agent.wire import FailureReason, Port, Proof
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, control, launch, remove, verifier, workload
+from tests.agent.topology_world import service, topology_workload
 
 PROOF = Proof(checked_at_ms=NOW_MS, containers=0, networks=0, volumes=0, paths=0)
 
@@ -63,6 +64,20 @@ def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path) -> None:
         assert state.progress == progress
         assert (state.host_ports, state.engines) == ({"http": 4711}, ("process",))
         assert (store.last_seq, store.was_executed("task-3")) == (3, True)
+
+
+def test_a_topology_is_there_after_a_restart_with_its_hash(tmp_path: Path) -> None:
+    what = topology_workload(service("db"), service("api", after="db:healthy", vital=False))
+    with opened(tmp_path) as store:
+        store.accept(launch(1, what, kind="compose.launch"), NOW_MS)
+        store.save_progress(INSTANCE, 1, Progress(committed=what, losses_ms=(NOW_MS,)))
+    with opened(tmp_path) as store:
+        state = store.instance(INSTANCE)
+        assert state is not None
+        assert state.target == Present(what)
+        assert state.progress == Progress(committed=what, losses_ms=(NOW_MS,))
+        assert state.workload is not None
+        assert state.workload.spec_hash == what.spec_hash
 
 
 def test_a_failure_is_kept_until_the_next_task(tmp_path: Path) -> None:

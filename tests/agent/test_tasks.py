@@ -13,14 +13,26 @@ from hypothesis import strategies as st
 from node_agent.link import AgentKey
 from node_agent.tasks import Accepted, Duplicate, Refusal, Trust, acknowledgement, admit
 from node_agent.wire import POLL_TYPE, TASK_TYPE
-from tests.agent.cases import INSTANCE, NODE, NOW_MS, control, launch, remove, sealed, verifier
+from tests.agent.cases import (
+    INSTANCE,
+    NODE,
+    NOW_MS,
+    control,
+    launch,
+    remove,
+    sealed,
+    verifier,
+    workload,
+)
+from tests.agent.topology_world import service, topology_workload
 
+TOPOLOGY = topology_workload(service("api"))
 OURS, RETIRED, STRANGER = AgentKey.generate(), AgentKey.generate(), AgentKey.generate()
 TRUST = Trust(
     node=NODE,
     verifiers=(verifier(OURS, 2), verifier(RETIRED, 1)),
     min_version=2,
-    engines=frozenset({"process"}),
+    engines=frozenset({"process", "compose"}),
     last_seq=4,
     not_before_ms=0,
     was_executed=lambda task_id: task_id == "task-3",
@@ -68,6 +80,15 @@ REFUSED: dict[str, tuple[bytes, str, str]] = {
         sealed(launch(5, instance="a/b/c"), OURS), "instance_mismatch",
         "workload is for acme/research/web, the task for a/b/c",
     ),
+    "compose task, docker workload": (
+        sealed(launch(5, workload(engine="docker"), kind="compose.launch"), OURS),
+        "engine_mismatch",
+        "compose.launch does not launch what the docker engine runs",
+    ),
+    "plain task, compose workload": (
+        sealed(launch(5, TOPOLOGY), OURS), "engine_mismatch",
+        "oci.launch does not launch what the compose engine runs",
+    ),
     "nothing to control": (
         sealed(control(5, True, instance="a/b/c"), OURS), "nothing_to_control",
         "nothing was launched for a/b/c",
@@ -95,7 +116,14 @@ def test_a_task_from_before_the_memory_was_lost() -> None:
     assert (verdict.code, "may be a replay" in verdict.message) == ("replayed", True)
 
 
-@pytest.mark.parametrize("task", [launch(5), control(6, False), remove(7)], ids=lambda t: t.kind)
+@pytest.mark.parametrize(
+    "task",
+    [
+        launch(5), control(6, False), remove(7), launch(8, TOPOLOGY, kind="compose.launch"),
+        control(9, True, kind="compose.control"), remove(10, kind="compose.remove"),
+    ],
+    ids=lambda t: t.kind,
+)  # fmt: skip
 def test_a_genuine_task_is_accepted(task: Any) -> None:
     assert admit(sealed(task, OURS), TRUST, NOW_MS) == Accepted(task)
 
