@@ -215,7 +215,11 @@ class TaskSigner:
 
 
 def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSigner) -> AnyTask:
-    """The typed task that carries an action out. Its id is the action's: the same after a retry."""
+    """The typed task that carries an action out. Its id is the action's: the same after a retry.
+
+    Its kind says which engine it is for: of a launch, that of the workload; else that of what was
+    launched last. What came before on another engine, the node stops and removes all the same.
+    """
     common = {
         "task_id": action_id(action),
         "node": action.node,
@@ -226,7 +230,15 @@ def make_task(action: Handed, record: InstanceRecord, seq: int, signer: TaskSign
         "correlation_id": record.correlation_id,
     }
     if isinstance(action, Remove):
-        return RemoveTask.model_validate(common)
+        kind = f"{_family(record.engine)}.remove"
+        return RemoveTask.model_validate({**common, "kind": kind})
     if isinstance(action, Control):
-        return ControlTask.model_validate({**common, "run": action.run})
-    return LaunchTask.model_validate({**common, "workload": action.workload})
+        kind = f"{_family(record.engine)}.control"
+        return ControlTask.model_validate({**common, "kind": kind, "run": action.run})
+    kind = f"{_family(action.workload.engine)}.launch"
+    return LaunchTask.model_validate({**common, "kind": kind, "workload": action.workload})
+
+
+def _family(engine: str) -> str:
+    """What the kinds of an engine's tasks begin with."""
+    return "compose" if engine == "compose" else "oci"

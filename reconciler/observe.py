@@ -131,9 +131,10 @@ def key_versions(
 def artifacts_to_launch(desired: Desired, seen: Observed) -> Mapping[ArtifactKey, RegistryEndpoint]:
     """The artifacts that a plan may want to hand to a node, and where they should be."""
     return {
-        target.instance.artifact: endpoint_for(target.instance)
+        key: endpoint_for(target.instance)
         for target in desired.targets.values()
         if _to_launch(target, seen)
+        for key in target.instance.artifacts
     }
 
 

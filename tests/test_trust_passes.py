@@ -108,10 +108,13 @@ def artifact(world: World, version: str = "1.0.0") -> ArtifactKey:
 
 
 def sign(
-    world: World, version: str = "1.0.0", key: ec.EllipticCurvePrivateKey = KEY
+    world: World,
+    version: str = "1.0.0",
+    key: ec.EllipticCurvePrivateKey = KEY,
+    of: ArtifactKey | None = None,
 ) -> ArtifactKey:
-    """As `cosign sign` does."""
-    at = artifact(world, version)
+    """As `cosign sign` does; what is not `of` a version's own image."""
+    at = of or artifact(world, version)
     payload = json.dumps(
         {
             "critical": {

@@ -17,7 +17,7 @@ def endpoint_of(environment: EnvironmentSpec) -> RegistryEndpoint:
 
 
 def endpoint_for(instance: Instance) -> RegistryEndpoint:
-    """The registry that an instance's artifact is in."""
+    """The registry that an instance's artifacts are in."""
     return _endpoint(
         instance.registry_endpoint,
         instance.registry_plain_http,

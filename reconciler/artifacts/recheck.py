@@ -58,7 +58,9 @@ class Recheck:
         asked = asked_of(state.instances.values())
         if not asked:
             return False
-        endpoints = {one.artifact: endpoint_for(one) for one in state.instances.values()}
+        endpoints = {
+            key: endpoint_for(one) for one in state.instances.values() for key in one.artifacts
+        }
         kept = self.ports.store.evidence(asked.keys())
         self._later = {key: pause for key, pause in self._later.items() if key in asked}
         due = [key for key in asked if self._is_due(state, asked, key, kept.get(key), now_ms)]

@@ -130,6 +130,8 @@ def _what(old: Target, new: Target, fields: tuple[FieldChange, ...]) -> str:
 
 
 def _name(pointer: str) -> str:
-    """The field of the workload a pointer lies in: `limits.memory_mib`, `ports`."""
+    """The field of the workload a pointer lies in: `limits.memory_mib`, `ports`, `service api`."""
     _, first, *rest = pointer.split("/")
+    if first == "topology" and rest[:1] == ["services"] and rest[1:]:
+        return f"service {rest[1]}"
     return f"{first}.{rest[0]}" if first in ("limits", "readiness") and rest else first

@@ -17,7 +17,8 @@ from node_agent.wire import Phase, Readiness, WorkloadReport
 from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Observed, Seen, Unknown
-from reconciler.core.records import Condition, InstanceRecord, State
+from reconciler.core.records import Condition, InstanceRecord, State, node_name
+from reconciler.core.services import missing_of, serves, services_words
 from reconciler.core.times import time_text
 
 Records = Mapping[InstanceKey, InstanceRecord]
@@ -47,13 +48,17 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class HealthSeen:
-    """`hint` is what a person may do about one that is stuck. `code` tells unknown ones apart."""
+    """`hint` is what a person may do about one that is stuck. `code` tells unknown ones apart.
+
+    `serves`: it does what it is for all the same: only services that are not vital are missing.
+    """
 
     health: Health
     since_ms: int = 0
     why: str = ""
     hint: str = ""
     code: str = ""
+    serves: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Circumstances:
 
 
 READY = HealthSeen(Health.READY)
+SERVICES_READY = "ServicesReady"
+"""The condition of what is made of several services."""
 _UNDER_WAY = (State.DEPLOYING, State.UPGRADING, State.ROLLING_BACK)
 _ENDS = (Phase.FAILED, Phase.STOPPED)
 _ORDINARY = Circumstances()
@@ -104,10 +111,12 @@ def _living(
     around: Circumstances,
 ) -> HealthSeen:
     state = record.state
-    if report is not None and (report.phase is Phase.READY or _serves_on(report)):
+    if report is not None and (serves(report) or _serves_on(report)):
         if state in _UNDER_WAY and report.target_hash != record.target_hash:
             return _starting(record, report, now_ms, limits, around)
-        return READY
+        if report.phase is Phase.READY or not missing_of(report.services):
+            return READY
+        return _partly(record, report, now_ms, limits)
     if state in _UNDER_WAY and (report is None or report.phase not in _ENDS):
         return _starting(record, report, now_ms, limits, around)
     if report.phase is Phase.STOPPED if report is not None else around.to_stop:
@@ -206,6 +215,26 @@ def _degraded(
     )
 
 
+def _partly(
+    record: InstanceRecord, report: WorkloadReport, now_ms: int, limits: HealthLimits
+) -> HealthSeen:
+    """It serves, without some of its services."""
+    told = _condition(record, SERVICES_READY)
+    since_ms = told.last_transition_ms if told and told.status == "False" else now_ms
+    since_ms = max(since_ms, record.sought_since_ms)
+    words = services_words(report.services)
+    if now_ms < since_ms + limits.degraded_ms:
+        return HealthSeen(Health.DEGRADED, since_ms, words, serves=True)
+    return HealthSeen(
+        Health.STUCK,
+        since_ms,
+        f"serves, but not whole since {time_text(since_ms)}: {words}",
+        f"on {record.node}: docker ps -a --filter label=dev.gpuaas.instance={node_name(record)}, "
+        f"and docker logs of what is missing; gpuaas rollback AppInstance/{record.key} goes back",
+        serves=True,
+    )
+
+
 def _words(record: InstanceRecord, report: WorkloadReport | None) -> str:
     """What the node says, else what we remember."""
     if report is None:
@@ -215,11 +244,13 @@ def _words(record: InstanceRecord, report: WorkloadReport | None) -> str:
         return f"{report.reason.value}: {detail}" if detail else report.reason.value
     if record.state is State.FAILED and record.reason:
         return f"{record.reason}: {record.message}" if record.message else record.reason
+    if report.services and not report.message:
+        return services_words(report.services)
     return report.message or report.phase.value
 
 
-def _condition(record: InstanceRecord) -> Condition | None:
-    return next((one for one in record.conditions if one.type == "Ready"), None)
+def _condition(record: InstanceRecord, name: str = "Ready") -> Condition | None:
+    return next((one for one in record.conditions if one.type == name), None)
 
 
 # --- a whole fleet -------------------------------------------------------------------------------
@@ -285,6 +316,9 @@ def told_health(record: InstanceRecord) -> HealthSeen:
     word = ready.reason.lower()
     health = Health(word) if word in _WORDS and ready.status != "Unknown" else Health.UNKNOWN
     since_ms = ready.last_transition_ms
+    partly = _condition(record, SERVICES_READY)
+    if ready.status == "True" and partly is not None and partly.status == "False":
+        since_ms = partly.last_transition_ms
     if health is Health.FAILED and record.state is State.FAILED:
         # It was not ready before either, while it started.
         since_ms = max(since_ms, record.since_ms)

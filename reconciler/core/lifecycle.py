@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from node_agent.wire import FailureReason, Phase, WorkloadReport
+from node_agent.wire_base import SERVICES_MAX
 from reconciler.core.actions import Action, Launch, Move, Remove, Replace
 from reconciler.core.desired import Target
 from reconciler.core.names import InstanceKey, Revision, content_hash, instance_of, member_name
 from reconciler.core.observed import Known, Seen, Unknown
 from reconciler.core.records import UNDER_WAY, Event, InstanceRecord, State, node_name
+from reconciler.core.services import further_images, serves
 
 EVENT = "apps.instance."
 
@@ -247,8 +249,13 @@ def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: in
     # What is stopped answers nowhere, although its port is kept for it.
     endpoints = () if report.phase is Phase.STOPPED else report.endpoints
     noted = record
-    if (endpoints, report.restarts) != (record.endpoints, record.restarts):
-        noted = replace(record, endpoints=endpoints, restarts=report.restarts)
+    services = report.services[:SERVICES_MAX]
+    if (endpoints, report.restarts, services) != (
+        record.endpoints,
+        record.restarts,
+        record.services,
+    ):
+        noted = replace(record, endpoints=endpoints, restarts=report.restarts, services=services)
     trigger = _outcome(noted, report)
     if trigger is None:
         return noted, ()
@@ -277,7 +284,7 @@ def adopt(
 
 def _settle_removal(record: InstanceRecord, report: WorkloadReport, now_ms: int) -> Moved:
     if report.phase is Phase.REMOVED and report.proof is not None and report.proof.clean:
-        freed = replace(_freed(record), endpoints=())
+        freed = replace(_freed(record), endpoints=(), services=())
         gone = replace(freed, reason="", message="teardown proved")
         return _move(gone, record.state, Trigger.REMOVED, now_ms)
     if report.reason is FailureReason.TEARDOWN_INCOMPLETE and record.reason != report.reason.value:
@@ -298,8 +305,9 @@ def _outcome(record: InstanceRecord, report: WorkloadReport) -> Trigger | None:
         if back and allowed(record.state, Trigger.FELL_BACK):
             return Trigger.FELL_BACK
         return Trigger.FAILED if allowed(record.state, Trigger.FAILED) else None
-    up = report.phase in (Phase.READY, Phase.STOPPED) and report.running_hash == record.target_hash
-    return Trigger.READY if up and allowed(record.state, Trigger.READY) else None
+    up = report.phase is Phase.STOPPED or serves(report)
+    there = up and report.running_hash == record.target_hash
+    return Trigger.READY if there and allowed(record.state, Trigger.READY) else None
 
 
 def _is_back(record: InstanceRecord, report: WorkloadReport) -> bool:
@@ -315,6 +323,7 @@ def _applied(record: InstanceRecord) -> InstanceRecord:
         applied_version=record.target_version,
         applied_hash=record.target_hash,
         applied_digest=record.target_digest,
+        applied_images=record.target_images,
         applied_revision=record.revision,
         former_gpu_uuids=(),
         former_host_ports=(),
@@ -345,6 +354,8 @@ def _fresh(target: Target, epoch: int, revision: Revision) -> InstanceRecord:
         target_version=instance.version,
         target_hash=workload.spec_hash,
         target_digest=workload.image.digest,
+        target_images=further_images(workload),
+        engine=workload.engine,
         gpu_uuids=instance.gpu_uuids,
         host_ports=tuple(port.host for port in workload.ports if port.host is not None),
         access=instance.access,
@@ -377,11 +388,13 @@ def _aim(
         applied_version=record.applied_version,
         applied_hash=record.applied_hash,
         applied_digest=record.applied_digest,
+        applied_images=record.applied_images,
         applied_revision=record.applied_revision,
         former_gpu_uuids=tuple(sorted({*record.former_gpu_uuids, *record.gpu_uuids})),
         former_host_ports=tuple(sorted({*record.former_host_ports, *record.host_ports})),
         previous_version=record.previous_version,
         endpoints=record.endpoints,
+        services=record.services,
         restarts=record.restarts,
         attempts=record.attempts if same else 0,
         since_ms=record.since_ms,

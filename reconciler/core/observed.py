@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from node_agent.wire import BlobSeen, ConfigSeen, Inventory, Phase, Stray, WorkloadReport
 from reconciler.core.names import ArtifactKey, InstanceKey, content_hash
+from reconciler.core.services import serves
 from reconciler.core.trust.evidence import Evidence
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class Observed:
             name: seen.code
             if isinstance(seen, Unknown)
             else [
-                [w.instance, w.target_hash, w.running_hash, w.phase.value, w.reason, w.retained]
+                [w.instance, w.target_hash, w.running_hash, _phase(w), w.reason, w.retained]
                 for _, w in sorted(seen.value.workloads.items())
             ]
             for name, seen in sorted(self.nodes.items())
@@ -135,6 +136,12 @@ class Observed:
         }
         # Where nothing is asked for, a plan is called what it always was.
         return content_hash("observed", nodes, artifacts, secrets, *([trust] if trust else []))
+
+
+def _phase(report: WorkloadReport) -> str:
+    """Degraded is two things where services are told apart."""
+    word = report.phase.value
+    return f"{word}, serves" if report.services and serves(report) else word
 
 
 def is_there(seen: Seen[WorkloadReport | None]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from node_agent.wire import Endpoint
+from node_agent.wire import Endpoint, ServicePhase
 from reconciler.core.authority.facts import RefusedChange
 from reconciler.core.names import ActionId, InstanceKey, Revision
 
@@ -90,6 +90,8 @@ class InstanceRecord:
     sought_since_ms: int = 0
     """When its operation was first begun; asking once more for the same leaves it as it is."""
     endpoints: tuple[Endpoint, ...] = ()
+    services: tuple[ServicePhase, ...] = ()
+    """As its node said last, where it is made of several."""
     restarts: int = 0
     told: int = 0
     """Events told of it so far: what happens twice in one operation is two events."""
@@ -114,6 +116,12 @@ class InstanceRecord:
     """
     blobs: tuple[str, ...] = ()
     """Digests of all blobs that any of its versions reads, until then too."""
+    target_images: tuple[str, ...] = ()
+    applied_images: tuple[str, ...] = ()
+    """`repository@digest` of what their services run beside `target_digest` and `applied_digest`.
+    """
+    engine: str = ""
+    """The node's engine for its target; empty in records from before that was noted."""
     approved: str = ""
     """The id of an action that a person applied while something else still held it."""
     approved_removals: str = ""
@@ -125,6 +133,15 @@ class InstanceRecord:
 def node_name(record: InstanceRecord) -> InstanceKey:
     """The name under which the instance's node knows it."""
     return InstanceKey(record.runtime_name) if record.runtime_name else record.key
+
+
+def digests_of(record: InstanceRecord) -> frozenset[str]:
+    """Of all images that it runs, or is on its way to or back from."""
+    own = frozenset((record.target_digest, record.applied_digest)) - {""}
+    if not (record.target_images or record.applied_images):
+        return own
+    further = (*record.target_images, *record.applied_images)
+    return own | {image.rpartition("@")[2] for image in further}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Literal
 
 from reconciler.core.actions import Action, Held, subject_of
 from reconciler.core.desired import Desired
-from reconciler.core.health import READY, Health, HealthSeen
+from reconciler.core.health import READY, SERVICES_READY, Health, HealthSeen
 from reconciler.core.names import InstanceKey, instance_of, member_name
 from reconciler.core.plan import Finding, Plan, Waiting
 from reconciler.core.plan.stepped import CODE, in_its_place
 from reconciler.core.records import UNDER_WAY, Condition, InstanceRecord, State
+from reconciler.core.services import missing_of, services_words
 from reconciler.core.times import time_text
 from reconciler.core.trust.evidence import Verdict
 
@@ -54,6 +55,8 @@ def with_conditions(
     result = {}
     for key, record in sorted(records.items()):
         more = trusted.get(key, ())
+        if record.services:
+            more = (*_services_ready(record, healths[key]), *more)
         if healths[key] is READY and key not in told and _is_calm(record, more):
             result[key] = record
             continue
@@ -97,8 +100,24 @@ def _ready(record: InstanceRecord, seen: HealthSeen) -> Judgement:
         return Judgement("Ready", "False", "Decommissioned", seen.why)
     if seen.health is Health.UNKNOWN:
         return Judgement("Ready", "Unknown", _camel(seen.code), seen.why)
-    truth: Truth = "True" if seen.health is Health.READY else "False"
+    truth: Truth = "True" if seen.health is Health.READY or seen.serves else "False"
     return Judgement("Ready", truth, _camel(seen.health.value), seen.why)
+
+
+def _services_ready(record: InstanceRecord, seen: HealthSeen) -> tuple[Judgement, ...]:
+    """Whether all services of one that has several are up, and which are not."""
+    if record.state is State.DECOMMISSIONED:
+        return ()
+    if seen.health is Health.UNKNOWN:
+        return (Judgement(SERVICES_READY, "Unknown", _camel(seen.code), seen.why),)
+    words = services_words(record.services)
+    if seen.health is Health.STOPPED:
+        return (Judgement(SERVICES_READY, "False", "Stopped", seen.why),)
+    if missing_of(record.services):
+        return (Judgement(SERVICES_READY, "False", "NotAllReady", words),)
+    if seen.health is Health.READY:
+        return (Judgement(SERVICES_READY, "True", "AllReady", words),)
+    return (Judgement(SERVICES_READY, "False", _camel(seen.health.value), seen.why),)
 
 
 def _members(

@@ -29,7 +29,7 @@ from reconciler.core.promotion_steps import (
     promotion_of,
     state_of,
 )
-from reconciler.core.records import UNBEGUN, AcceptedObject, InstanceRecord
+from reconciler.core.records import UNBEGUN, AcceptedObject, InstanceRecord, digests_of
 
 IN_USE = frozenset(("artifact_in_use", "version_in_use"))
 """Problems that end by themselves once records say so."""
@@ -62,7 +62,7 @@ def uses_of(records: Mapping[InstanceKey, InstanceRecord]) -> dict[InstanceKey, 
         key: Use(
             record.app,
             frozenset((record.target_version, record.applied_version)) - {""},
-            frozenset((record.target_digest, record.applied_digest)) - {""},
+            digests_of(record),
         )
         for key, record in records.items()
         if record.state not in UNBEGUN

@@ -226,6 +226,7 @@ def _of_instances() -> dict[str, Schema]:
             wanted=TEXT,
         ),
         "Endpoint": of_type(wire.Endpoint, "A port, and where its node publishes it."),
+        "ServicePhase": of_type(wire.ServicePhase, "One service of an instance, as its node says."),
         "Member": closed(
             "A further member of an instance.",
             instance=name,

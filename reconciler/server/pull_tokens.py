@@ -1,8 +1,9 @@
 """Which images a node may pull, and the registry token that lets it.
 
 Rules:
-- A node gets a token for the image that an instance placed on it should run, or went back to, as a
-  task of ours named it; to pull, from that one repository, for as long as one pull takes.
+- A node gets a token for an image that an instance placed on it should run, or went back to, as a
+  task of ours named it, for any of its services; to pull, from that one repository, for as long as
+  one pull takes.
 - Where the registry asks for no tokens there is none. It is never for another registry than the
   Environment's: whoever it is shown to could use it.
 """
@@ -18,7 +19,7 @@ import structlog
 from node_agent.wire import Image, LaunchTask, PullToken, PullTokenRequest, parse_task
 from reconciler.artifacts.registry_tokens import RegistryTokens
 from reconciler.core.lifecycle import LIVE
-from reconciler.core.records import InstanceRecord, Intent, node_name
+from reconciler.core.records import InstanceRecord, Intent, digests_of, node_name
 from reconciler.ports import Store
 from reconciler.server.errors import ApiError
 from reconciler.settings import Settings
@@ -61,7 +62,7 @@ class PullTokens:
         told = [intent for name in names for intent in self._store.intents(name)]
         for image in _told_to_run(told, request.node):
             wanted = (image.repository, image.digest) == (request.repository, request.digest)
-            if wanted and image.digest in (record.target_digest, record.applied_digest):
+            if wanted and image.digest in digests_of(record):
                 return image
         message = f"{request.instance} was never told to run that image here"
         raise ApiError(403, "not_its_image", message)
@@ -84,4 +85,4 @@ def _told_to_run(intents: Iterable[Intent], node: str) -> Iterator[Image]:
         except ValueError:
             continue  # Of an older or newer release, and no word of an image that we know.
         if isinstance(task, LaunchTask):
-            yield task.workload.image
+            yield from task.workload.images

@@ -106,6 +106,7 @@ class Fields:
         image = f"{one.artifact.repository}@{one.artifact.digest}"
         yield self._row("version", one.version, self._applied(), [(self._ref, "/spec/version")])
         yield self._row("image", value_text(image), self._image(), self._image_options())
+        yield from self._services()
         yield self._row("node", one.node, self._seen_node(), [(self._lease, "/spec/node")])
         gpus = " ".join(one.gpu_uuids) or "none"
         yield self._row("gpus", gpus, self._seen_gpus(), self._asked("gpu_count", _GPUS))
@@ -150,6 +151,20 @@ class Fields:
         names = [f"{at}/{one}" for at in places for one in (f"variants/{family}", "image_ref")]
         names.append("/spec/artifact_ref")
         return [(self._version, pointer) for pointer in names]
+
+    def _services(self) -> Iterator[Row]:
+        topology = self._instance.topology
+        for name, key in sorted(topology.images.items()) if topology is not None else ():
+            options = self._service_options(name)
+            image, seen = value_text(str(key)), self._service(name, str(key.digest))
+            yield self._row(f"services.{name}", image, seen, options)
+
+    def _service_options(self, name: str) -> Options:
+        """Its own image, else the version's; a main service that is made has none of its own."""
+        family = str(self._subject.value(self._node, "/spec/accelerator_family"))
+        at = f"{self._profile}/topology/services/{name}"
+        own = [(self._version, f"{at}/{one}") for one in (f"variants/{family}", "image_ref")]
+        return [*own, *self._image_options()]
 
     def _asked(self, parameter: str, least: tuple[str, str]) -> Options:
         """As `core.checks.capacity.demand_of` goes about it."""
@@ -263,6 +278,20 @@ class Fields:
         digest = report.image_digest or "nothing pulled yet"
         return value_text(f"{self._instance.artifact.repository}@{digest}")
 
+    def _service(self, name: str, digest: str) -> str:
+        """How it does, by its node's word; and with what image, where that is another one."""
+        unseen, report = self._unseen(), self._report
+        if unseen or report is None:
+            return unseen or ""
+        found = next((one for one in report.services if one.name == name), None)
+        if found is None:
+            return "not there" if report.services else f"{UNKNOWN}its node tells of no service"
+        other = found.image_digest not in (None, digest)
+        image = f"image {value_text(found.image_digest or '')}, " if other else ""
+        detail = f", {found.detail}" if found.detail else ""
+        restarts = f", {found.restarts} restart(s)" if found.restarts else ""
+        return f"{image}{found.phase}{detail}{restarts}"
+
     def _seen_node(self) -> str:
         record = self._live.record
         return self._unseen() or (record.node if record is not None else self._instance.node)
@@ -352,6 +381,8 @@ def _agrees(name: str, desired: str, observed: str) -> bool:
         return (desired == "none") == (observed == "none")
     if name == "trust":
         return observed.startswith(desired)
+    if name.startswith("services."):
+        return observed.startswith(("ready", "completed", "stopped"))
     if name == "health":
         return observed.startswith(("ready", "stopped"))
     return desired == observed

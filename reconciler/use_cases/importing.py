@@ -26,6 +26,7 @@ from reconciler.core.observed import NodeSeen, Observed, Unknown
 from reconciler.core.problems import Problem
 from reconciler.core.records import EnrolledNode, InstanceRecord, State
 from reconciler.core.schema import SchemaSet
+from reconciler.core.services import serves
 from reconciler.core.source import Snapshot, SourceFile
 from reconciler.core.validate import validate
 from reconciler.cycle import LoadMemo
@@ -34,7 +35,6 @@ from reconciler.settings import Settings
 from reconciler.use_cases.planning import Look, Planned, plan_revision
 
 GIB_MIB = 1024
-_SETTLED = (Phase.READY, Phase.STOPPED)
 _TRADE_NAMES = {
     "nvidia", "amd", "geforce", "instinct", "tesla", "radeon", "quadro", "graphics", "pro", "tm",
 }  # fmt: skip
@@ -257,7 +257,7 @@ def _refuse_known(
 
 
 def _origin(key: InstanceKey, report: WorkloadReport) -> Origin:
-    if report.phase not in _SETTLED:
+    if report.phase is not Phase.STOPPED and not serves(report):
         raise Refused(
             "import_not_settled",
             f"{key} is {report.phase.value}: {report.message or 'not at rest'}",
@@ -370,14 +370,16 @@ def _differs(tried: Planned, key: InstanceKey, path: str, report: WorkloadReport
             limits=workload.limits,
             ports=workload.ports,
         )
-        return _compared(report.origin, made)
+        return _compared(report.origin, made, workload.topology is not None)
     acted = [action.reason for action in tried.plan.actions if action.instance == key]
     waits = [waiting.message for waiting in tried.plan.waiting if waiting.instance == key]
     return "; ".join((*acted, *waits))
 
 
-def _compared(runs: Origin, made: Origin) -> str:
-    """Field by field what runs against what the manifest would give."""
+def _compared(runs: Origin, made: Origin, has_services: bool) -> str:
+    """Field by field what runs against what the manifest would give. A node says of services only
+    whether they are the very ones.
+    """
     told = []
     for name, ours, theirs in (
         ("image", runs.image.reference, made.image.reference),
@@ -390,7 +392,8 @@ def _compared(runs: Origin, made: Origin) -> str:
     ):
         if ours != theirs:
             told.append(f"{name} {_said(ours)} there, {_said(theirs)} by manifest")
-    return "; ".join(told) or "command, environment, probe or labels are not those of the catalog"
+    parts = "services" if has_services else "command, environment, probe or labels"
+    return "; ".join(told) or f"{parts} are not those of the catalog"
 
 
 def _ports(origin: Origin) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ from reconciler.observe import (
 )
 from reconciler.ports import Ports, Registry, SecretStore, Store
 from reconciler.settings import Settings
-from reconciler.views.plan_words import Comparison, FieldChange, Shown, workload_changes
+from reconciler.views.plan_services import FieldChange
+from reconciler.views.plan_words import Comparison, Shown, workload_changes
 from renderers import render
 
 Artifacts = Mapping[ArtifactKey, Seen[ArtifactSeen]]

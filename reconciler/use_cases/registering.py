@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from reconciler.artifacts.endpoints import endpoint_of
+from reconciler.core.checks.catalog import images
 from reconciler.core.desired import StateObject
 from reconciler.core.kinds import KINDS
 from reconciler.core.kinds.app_version import AppVersionSpec
@@ -208,11 +209,7 @@ def registered_in(objects: Objects, project: str = "", state: str = "") -> tuple
 
 
 def _named_by(spec: AppVersionSpec) -> set[str]:
-    profile = spec.runtime_profile
-    every = [profile, *profile.members]
-    found = {spec.artifact_ref, *(blob.ref for blob in profile.blobs)}
-    found |= {one.image_ref for one in every if one.image_ref is not None}
-    return found | {image for one in every for image in one.variants.values()}
+    return {blob.ref for blob in spec.runtime_profile.blobs} | {image for _, image in images(spec)}
 
 
 def registered_as(text: str, objects: Objects) -> Registered:

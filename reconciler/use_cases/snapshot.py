@@ -22,6 +22,7 @@ from node_agent.wire import VerifierKey, key_id
 from reconciler.artifacts.endpoints import endpoint_of
 from reconciler.artifacts.looking import keep, look_at, looked_now
 from reconciler.core.accept import parse_accepted, to_stored
+from reconciler.core.checks.catalog import images
 from reconciler.core.custody.paths import REFERRED
 from reconciler.core.desired import Candidate
 from reconciler.core.kinds.app_version import AppVersionSpec
@@ -177,9 +178,7 @@ def _offered(accepted: Accepted) -> Iterable[str]:
 def _images(accepted: Accepted, ref: str) -> Iterable[ArtifactKey]:
     spec = _spec(accepted, ref)
     if isinstance(spec, AppVersionSpec):
-        profile = spec.runtime_profile
-        found = (spec.artifact_ref, profile.image_ref, *profile.variants.values())
-        yield from (ArtifactKey.parse(image) for image in found if image)
+        yield from (ArtifactKey.parse(image) for _, image in images(spec))
 
 
 def _spec(accepted: Accepted, ref: str) -> object:

@@ -16,6 +16,7 @@ from node_agent.wire import (
     Inventory,
     Phase,
     Proof,
+    ServicePhase,
     WorkloadReport,
 )
 from reconciler.core.authority.facts import RefusedChange
@@ -191,6 +192,8 @@ def _record(record: InstanceRecord) -> dict[str, Any]:
         "host_ports": list(record.host_ports),
         "former_gpu_uuids": list(record.former_gpu_uuids),
         "former_host_ports": list(record.former_host_ports),
+        "target_images": list(record.target_images),
+        "applied_images": list(record.applied_images),
         "depends_on": list(record.depends_on),
     }
 
@@ -232,6 +235,9 @@ def _workload(report: WorkloadReport) -> dict[str, Any]:
         "reason": report.reason.value if report.reason else None,
         "retained": report.retained,
         "proved": report.proof is not None and report.proof.clean,
+        "services": [
+            {"name": one.name, "phase": one.phase, "vital": one.vital} for one in report.services
+        ],
     }
 
 
@@ -306,8 +312,14 @@ def _parsed_record(one: Any) -> InstanceRecord:
         host_ports=tuple(one["host_ports"]),
         former_gpu_uuids=tuple(one.get("former_gpu_uuids", ())),
         former_host_ports=tuple(one.get("former_host_ports", ())),
+        target_images=_images(one.get("target_images", ())),
+        applied_images=_images(one.get("applied_images", ())),
         depends_on=tuple(one["depends_on"]),
     )
+
+
+def _images(found: Any) -> tuple[str, ...]:
+    return tuple(str(ArtifactKey.parse(image)) for image in found)
 
 
 def _parsed_intent(one: Any) -> Intent:
@@ -351,6 +363,7 @@ def _parsed_workload(one: Any) -> WorkloadReport:
         reason=FailureReason(one["reason"]) if one["reason"] else None,
         retained=one["retained"],
         proof=proof if one["proved"] else None,
+        services=tuple(map(ServicePhase.model_validate, one.get("services", ()))),
     )
 
 

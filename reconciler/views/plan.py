@@ -25,6 +25,7 @@ from reconciler.core.plan import Finding
 from reconciler.core.times import time_text
 from reconciler.views.findings import said_once
 from reconciler.views.plan_blobs import blob_document, blob_rows
+from reconciler.views.plan_services import services_document
 from reconciler.views.plan_words import (
     Shown,
     age_of,
@@ -46,6 +47,7 @@ from reconciler.views.plan_words import (
     reach,
     removals_of,
     renames,
+    services_of,
     shared_reason,
     sign_of,
     splits,
@@ -323,6 +325,8 @@ def _action_document(shown: Shown, action: Action) -> dict[str, Any]:
     if isinstance(action, Replace):
         known = shown.changes.get(key)
         document["changes"] = None if known is None else [asdict(change) for change in known]
+        services = services_of(shown, action)
+        document["services"] = None if services is None else services_document(services)
     if isinstance(action, Move):
         document["moved_from"] = action.moved_from
     return document

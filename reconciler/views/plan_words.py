@@ -27,7 +27,15 @@ from reconciler.core.plan import Finding, Plan
 from reconciler.core.plan.radius import Radius, blast_radius
 from reconciler.core.problems import Problem
 from reconciler.core.records import InstanceRecord
+from reconciler.core.services import further_images
 from reconciler.core.times import time_text
+from reconciler.views.plan_services import (
+    FieldChange,
+    ServiceChange,
+    service_changes,
+    service_lines,
+    services_launched,
+)
 
 Records = Mapping[InstanceKey, InstanceRecord]
 VALUE_LENGTH_MAX = 60
@@ -51,18 +59,6 @@ SOONER: Mapping[str, str] = {
     "inside_deny_window": _BREAK_GLASS,
 }
 """What a person may do who can't wait until a held group goes ahead."""
-
-
-@dataclass(frozen=True)
-class FieldChange:
-    """One field of a workload, before and after; empty is not there."""
-
-    field: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"{self.field} {self.before or '(none)'} → {self.after or '(none)'}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,9 @@ def details_of(shown: Shown, action: Action) -> tuple[str, ...]:
         return ()
     open_to = published_at(action.workload)
     told = (f"published at {', '.join(open_to)}",) if open_to else ()
-    return told if isinstance(action, Launch) else (*told, *_changes(shown, action))
+    if isinstance(action, Launch):
+        return (*told, *services_launched(action.workload))
+    return (*told, *_changes(shown, action))
 
 
 def published_at(workload: Workload) -> tuple[str, ...]:
@@ -184,9 +182,17 @@ def published_at(workload: Workload) -> tuple[str, ...]:
 def _changes(shown: Shown, action: Replace) -> tuple[str, ...]:
     known = shown.changes.get(action_id(action))
     if known is not None:
-        return tuple(str(change) for change in known)
+        services, rest = service_changes(action.workload, known)
+        return (*service_lines(action.workload, services), *map(str, rest))
     record = shown.records.get(action.instance)
     return _by_record(record, action) if record is not None else ()
+
+
+def services_of(shown: Shown, action: Replace) -> tuple[ServiceChange, ...] | None:
+    """What becomes of each service; None where that is not known, or there are none."""
+    known = shown.changes.get(action_id(action))
+    found = service_changes(action.workload, known)[0] if known is not None else ()
+    return found or None
 
 
 def _by_record(record: InstanceRecord, action: Replace) -> tuple[str, ...]:
@@ -195,11 +201,21 @@ def _by_record(record: InstanceRecord, action: Replace) -> tuple[str, ...]:
     ports = sorted(port.host for port in workload.ports if port.host is not None)
     pairs = (
         ("digest", short(record.applied_digest), short(workload.image.digest)),
+        ("further images", *_further(record, workload)),
         ("gpus", ", ".join(record.gpu_uuids), ", ".join(workload.limits.gpu_uuids)),
         ("host_ports", ", ".join(map(str, record.host_ports)), ", ".join(map(str, ports))),
     )
     told = [str(FieldChange(*pair)) for pair in pairs if pair[1] != pair[2]]
     return (*told, "more may change: what runs is on record by version and digest only")
+
+
+def _further(record: InstanceRecord, workload: Workload) -> tuple[str, str]:
+    """Of services, beside its own."""
+    ran, wanted = (
+        " ".join(short(image.rpartition("@")[2]) for image in images)
+        for images in (record.applied_images, further_images(workload))
+    )
+    return ran, wanted
 
 
 def workload_changes(before: Workload, after: Workload) -> tuple[FieldChange, ...]:

@@ -80,6 +80,7 @@ def instance_document(record: InstanceRecord) -> Document:
         "health_since_ms": seen.since_ms if living else 0,
         "access": instructions(record),
         "endpoints": [endpoint.model_dump(mode="json") for endpoint in record.endpoints],
+        "services": [service.model_dump(mode="json") for service in record.services],
         "conditions": [asdict(condition) for condition in record.conditions],
     }
 

@@ -21,6 +21,7 @@ from node_agent.wire import (
     Proof,
     PullBlobTask,
     Report,
+    ServicePhase,
     TaskAck,
     VerifierKey,
     Workload,
@@ -41,7 +42,9 @@ INVENTORY = Inventory(
 
 @dataclass
 class FakeAgent:
-    """`broken` are image digests that never get ready, `not_there` blobs that are not to be had."""
+    """`broken` are image digests that never get ready, `not_there` blobs that are not to be had;
+    `missing` are services that never come up.
+    """
 
     node: str
     store: Store
@@ -55,6 +58,8 @@ class FakeAgent:
     blobs: dict[str, BlobSeen] = field(default_factory=dict)
     not_there: set[str] = field(default_factory=set)
     pulled: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+    kinds: list[str] = field(default_factory=list)
 
     def join(self, now_ms: int) -> None:
         self.store.add_join_token("secret-hash-" + self.node, self.node, now_ms + 1000)
@@ -93,6 +98,7 @@ class FakeAgent:
         assert task.node == self.node
         assert task.seq > self.last_task_seq
         self.last_task_seq = task.seq
+        self.kinds.append(task.kind)
         if isinstance(task, LaunchTask):
             self.reports[task.instance] = self._launched(task.workload)
         elif isinstance(task, ControlTask):
@@ -112,6 +118,17 @@ class FakeAgent:
             )
         return TaskAck(task_id=task.task_id, accepted=True)
 
+    def _services(self, workload: Workload) -> tuple[ServicePhase, ...]:
+        return tuple(
+            ServicePhase(
+                name=one.name,
+                phase="failed" if one.name in self.missing else "ready",
+                vital=one.vital,
+                image_digest=one.image.digest,
+            )
+            for one in (workload.topology.services if workload.topology is not None else ())
+        )
+
     def _pull(self, digest: str) -> None:
         self.pulled.append(digest)
         seen = BlobSeen(digest=digest, state="ready", bytes_done=7, size_bytes=7)
@@ -129,7 +146,10 @@ class FakeAgent:
             phase=Phase.READY,
             image_digest=workload.image.digest,
             origin=origin_of(workload),
+            services=self._services(workload),
         )
+        if self.missing & {one.name for one in ready.services}:
+            ready = ready.model_copy(update={"phase": Phase.DEGRADED})
         if workload.image.digest not in self.broken:
             return ready
         kept = before.running_hash if before else None

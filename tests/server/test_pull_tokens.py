@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from node_agent.artifact_wire import PULL_TOKEN_REQUEST_TYPE, PullTokenRequest
-from node_agent.wire import Image, LaunchTask, Workload
+from node_agent.wire import Image, LaunchTask, Service, Topology, Workload
 from reconciler.core.names import ActionId, InstanceKey, Revision
 from reconciler.core.records import Accepted, AcceptedObject, InstanceRecord, Intent, State
 from reconciler.ports import Changes
@@ -142,3 +142,66 @@ def test_a_renamed_instance_pulls_by_the_name_its_node_knows(plane: Plane, agent
     moved = replace(RECORD, key=InstanceKey("acme/research/renamed"), runtime_name=HELLO)
     plane.store.commit(Changes(records=(moved,), forgotten=(HELLO,)))
     assert ask(plane, agent).status_code == 200
+
+
+# --- several services ----------------------------------------------------------------------------
+
+DB, FOREIGN = "gpuaas/apps/acme/research/db", "gpuaas/apps/borealis/vision/db"
+
+
+def launched_services(number: int, digests: dict[str, str]) -> Intent:
+    """Its main service is the image at REPOSITORY."""
+    services = tuple(
+        Service(name=f"s{at}", image=Image(registry=REGISTRY, repository=place, digest=digest))
+        for at, (place, digest) in enumerate(sorted(digests.items()))
+    )
+    own = Image(registry=REGISTRY, repository=REPOSITORY, digest=digests[REPOSITORY])
+    workload = Workload(
+        instance=HELLO, engine="compose", image=own, topology=Topology(services=services)
+    )
+    task = LaunchTask(
+        kind="compose.launch", task_id=f"t-{number}", node="node-1", seq=number,
+        issued_at_ms=NOW_MS, instance=HELLO, expires_at_ms=NOW_MS + 1, correlation_id="c",
+        workload=workload,
+    )  # fmt: skip
+    payload = base64.b64encode(task.canonical()).decode()
+    intent = an_intent(number, "node-1", json.dumps({"payload": payload, "signatures": []}))
+    return replace(intent, instance=HELLO, action_id=ActionId(f"a-{number}"))
+
+
+@pytest.fixture
+def composed(plane: Plane) -> Agent:
+    """That of node-1, where the instance goes from one form of two services to another."""
+    accept_environment(plane, auth="token")
+    new, old = ((f"{DB}@{digest}",) for digest in (NEW, OLD))
+    remember(plane, replace(RECORD, target_images=new, applied_images=old))
+    told = ({REPOSITORY: OLD, DB: OLD}, {REPOSITORY: NEW, DB: NEW})
+    plane.store.commit(
+        Changes(intents=[launched_services(at, one) for at, one in enumerate(told, 1)])
+    )
+    return plane.enrol()
+
+
+@pytest.mark.parametrize("repository", [REPOSITORY, DB])
+@pytest.mark.parametrize("digest", [OLD, NEW])
+def test_a_node_gets_one_for_each_service_of_its_instance(
+    plane: Plane, composed: Agent, repository: str, digest: str
+) -> None:
+    answer = ask(plane, composed, digest, repository=repository)
+    assert answer.status_code == 200, answer.text
+    claims = jwt.decode(answer.json()["token"], options={"verify_signature": False})
+    assert claims["access"] == [{"type": "repository", "name": repository, "actions": ["pull"]}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"repository": FOREIGN}, {"repository": DB, "digest": NEWER}, {"repository": f"{DB}x"}],
+)
+def test_and_for_no_other_image(plane: Plane, composed: Agent, changes: dict[str, str]) -> None:
+    assert refusal(ask(plane, composed, **changes)) == NOT_ITS
+
+
+def test_nor_for_one_that_a_service_ran_long_ago(plane: Plane, composed: Agent) -> None:
+    new = (f"{DB}@{NEW}",)
+    remember(plane, replace(RECORD, applied_digest=NEW, target_images=new, applied_images=new))
+    assert refusal(ask(plane, composed, OLD, repository=DB)) == NOT_ITS

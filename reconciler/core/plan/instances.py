@@ -29,6 +29,7 @@ from reconciler.core.plan import Finding, Waiting
 from reconciler.core.plan.stepped import is_step_back, step_back_hold, with_reason
 from reconciler.core.plan.trust import start_hold, trust_hold
 from reconciler.core.records import InstanceRecord, Intent, State
+from reconciler.core.services import serves, services_words
 from reconciler.core.trust.rules import TrustRules
 
 RETRY_BASE_MS = 15_000
@@ -58,7 +59,7 @@ class Case:
 
     @property
     def artifact(self) -> Seen[ArtifactSeen]:
-        """Of what is to be launched, as the registry serves it."""
+        """Of what is to be launched, the first, as the registry serves it."""
         if self.target is None:
             return Unknown("not_needed", "nothing is launched")
         return self.observed.artifact(self.target.instance.artifact)
@@ -192,10 +193,10 @@ def _present(case: Case, target: Target, report: WorkloadReport) -> Verdict:
         return _failed(case, target, report)
     if report.phase is Phase.STOPPED:
         return _control(case, target, report, run=True)
-    if report.phase is Phase.READY:
+    if serves(report):
         return None
-    message = report.message or report.phase.value
-    return Waiting(case.key, target.instance.node, report.phase.value, message)
+    message = services_words(report.services) if report.services else report.phase.value
+    return Waiting(case.key, target.instance.node, report.phase.value, report.message or message)
 
 
 def _rests(report: WorkloadReport) -> bool:
@@ -376,11 +377,12 @@ def _supplies_hold(case: Case) -> Held | None:
 
 def _artifact_hold(case: Case) -> Held | None:
     assert case.target is not None
-    name = str(case.target.instance.artifact)
-    if isinstance(case.artifact, Unknown):
-        return Held(case.artifact.code, f"{name}: {case.artifact.reason}")
-    if not case.artifact.value.exists:
-        return Held("artifact_missing", f"the registry has no {name}")
+    for key in case.target.instance.artifacts:
+        seen = case.observed.artifact(key)
+        if isinstance(seen, Unknown):
+            return Held(seen.code, f"{key}: {seen.reason}")
+        if not seen.value.exists:
+            return Held("artifact_missing", f"the registry has no {key}")
     return None
 
 

@@ -1,7 +1,7 @@
 """The order of actions: a real graph, sorted by what depends on what, then by name.
 
 Rules:
-- What starts or changes waits until each instance it depends on runs and its node says it is ready.
+- What starts or changes waits until each instance it depends on runs and its node says it serves.
   Nothing sleeps: the report that says so makes the next pass.
 - What goes for good goes after everything that depends on it. One that only changes its node does
   not wait: it comes back, like one that is upgraded. Stopping is not held either, since it takes
@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import TypeVar
 
-from node_agent.wire import Phase
 from reconciler.core.actions import (
     Action,
     Control,
@@ -33,6 +32,7 @@ from reconciler.core.names import ActionId, InstanceKey, instance_of
 from reconciler.core.observed import Observed, Unknown
 from reconciler.core.plan import Finding
 from reconciler.core.records import UNBEGUN, InstanceRecord, State
+from reconciler.core.services import serves
 
 Key = TypeVar("Key", bound=str)
 Edges = Mapping[InstanceKey, Sequence[InstanceKey]]
@@ -147,10 +147,11 @@ class _Look:
         seen = self.observed.workload(record.node, record.key)
         if isinstance(seen, Unknown):
             return f"nobody can see ({seen.code})"
-        phase = seen.value.phase.value if seen.value is not None else "gone from its node"
+        report = seen.value
+        phase = report.phase.value if report is not None else "gone from its node"
         if record.state is not State.RUNNING:
             return f"is {record.state.value}, {phase}"
-        return "" if phase == Phase.READY.value else f"is {phase}"
+        return "" if report is not None and serves(report) else f"is {phase}"
 
     def _removal(self, action: Remove) -> Action:
         target = self.desired.targets.get(action.instance)

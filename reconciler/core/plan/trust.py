@@ -17,12 +17,13 @@ from reconciler.core.trust.standing import standings, verdict_of
 def trust_hold(
     instance: Instance, rules: TrustRules, observed: Observed, now_ms: int
 ) -> Held | None:
-    """Why it can't be launched: its artifact is not good for its channel, or nobody knows."""
+    """Why it can't be launched: one of its artifacts is not good for its channel, or unknown."""
     if not instance.channel:
         return None
-    seen = observed.evidence(instance.artifact)
-    if isinstance(seen, Unknown):
-        return Held(seen.code, f"{instance.artifact}: {seen.reason}")
+    for key in instance.artifacts:
+        seen = observed.evidence(key)
+        if isinstance(seen, Unknown):
+            return Held(seen.code, f"{key}: {seen.reason}")
     return _bad(instance, rules, observed, now_ms)
 
 
@@ -34,12 +35,13 @@ def start_hold(
 
 
 def _bad(instance: Instance, rules: TrustRules, observed: Observed, now_ms: int) -> Held | None:
-    verdict = verdict_of(instance, rules, observed.trust.get(instance.artifact), now_ms)
-    if verdict is None or verdict.good:
-        return None
-    hint = f"; {verdict.hint}" if verdict.hint else ""
-    message = f"{instance.artifact} is not good for {instance.channel}: {verdict.message}{hint}"
-    return Held(verdict.code, message)
+    for key in instance.artifacts:
+        verdict = verdict_of(instance, rules, observed.trust.get(key), now_ms)
+        if verdict is not None and not verdict.good:
+            hint = f"; {verdict.hint}" if verdict.hint else ""
+            message = f"{key} is not good for {instance.channel}: {verdict.message}{hint}"
+            return Held(verdict.code, message)
+    return None
 
 
 def trust_findings(

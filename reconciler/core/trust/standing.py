@@ -7,14 +7,14 @@ neither good nor bad: what was known of it goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from reconciler.core.audit import DONE, SYSTEM
 from reconciler.core.desired import Desired, Instance, Revoked
 from reconciler.core.names import ArtifactKey, Digest, InstanceKey, content_hash
 from reconciler.core.observed import Known, Observed, Seen, Unknown
 from reconciler.core.records import AuditEntry, InstanceRecord, State
-from reconciler.core.trust.evidence import Evidence, Verdict
+from reconciler.core.trust.evidence import NOT_ASKED, Evidence, Verdict
 from reconciler.core.trust.judge import is_due, judge
 from reconciler.core.trust.rules import TrustRules
 
@@ -44,9 +44,10 @@ def asked_of(instances: Iterable[Instance]) -> dict[ArtifactKey, frozenset[str]]
     """By artifact, sorted; what no channel is asked for, and what is to go, is left out."""
     # Instances of a version share its key: most of a fleet is told apart without hashing any.
     alike = {
-        (id(one.artifact), one.channel, one.promotion): one.artifact
+        (id(key), one.channel, one.promotion): key
         for one in instances
         if one.channel and one.run != "decommissioned"
+        for key in ((one.artifact,) if one.topology is None else one.artifacts)
     }
     found: dict[ArtifactKey, set[str]] = {}
     for (_, channel, promotion), key in alike.items():
@@ -57,7 +58,8 @@ def asked_of(instances: Iterable[Instance]) -> dict[ArtifactKey, frozenset[str]]
 def in_use(desired: Desired, records: Mapping[InstanceKey, InstanceRecord]) -> Asked:
     """The same of all that is wanted, and with nothing asked of it what runs in its place so far.
 
-    A record knows the digest alone; in another repository nobody looks for it.
+    A record knows the digest alone of what is not a service's; in another repository nobody looks
+    for it.
     """
     asked = asked_of(target.instance for target in desired.targets.values())
     if not asked:
@@ -68,6 +70,8 @@ def in_use(desired: Desired, records: Mapping[InstanceKey, InstanceRecord]) -> A
         digest = _running(record) if record is not None else ""
         if digest and digest != wanted.digest.value:
             former.add(ArtifactKey(wanted.repository, Digest(digest)))
+        if digest and record is not None and record.applied_images:
+            former.update(map(ArtifactKey.parse, record.applied_images))
     return dict(sorted({**dict.fromkeys(former, frozenset[str]()), **asked}.items()))
 
 
@@ -142,7 +146,7 @@ def standings(
     first = next(iter(desired.targets.values()), None)
     if not desired.revoked and (first is None or not first.instance.channel):
         return {}
-    judged: dict[tuple[str, str, str, str], Verdict | None] = {}
+    judging = _Judging(desired, observed, now_ms)
     found: dict[InstanceKey, Verdict | None] = {}
     for key, record in records.items():
         digest = _running(record)
@@ -151,20 +155,72 @@ def standings(
         target = desired.targets.get(key)
         repository = target.instance.artifact.repository if target is not None else ""
         channel = target.instance.channel if target is not None else ""
-        revoked = _revoker(desired.revoked, record, digest)
-        if not channel and not revoked:
-            continue
-        asked = (repository, digest, channel, revoked)
-        if asked not in judged:
-            # Only what was looked at where ours comes from tells of ours.
-            seen = observed.trust.get(ArtifactKey(repository, Digest(digest)))
-            judged[asked] = _judged(desired, channel, revoked, seen, now_ms)
-        found[key] = judged[asked]
+        verdict = judging.verdict(record, repository, digest, channel)
+        if record.applied_images:
+            verdict = _of_all(
+                {
+                    f"{repository}@{digest}" if repository else digest: verdict,
+                    **{
+                        image: judging.verdict(record, *_parted(image), channel)
+                        for image in record.applied_images
+                    },
+                }
+            )
+        if verdict is not NOT_ASKED:
+            found[key] = verdict
     return found
+
+
+@dataclass
+class _Judging:
+    """Records of the same artifact are judged once."""
+
+    desired: Desired
+    observed: Observed
+    now_ms: int
+    known: dict[tuple[str, str, str, str], Verdict | None] = field(default_factory=dict)
+
+    def verdict(
+        self, record: InstanceRecord, repository: str, digest: str, channel: str
+    ) -> Verdict | None:
+        """NOT_ASKED where nothing is; None while nobody could look."""
+        revoked = _revoker(self.desired.revoked, record, digest)
+        if not channel and not revoked:
+            return NOT_ASKED
+        asked = (repository, digest, channel, revoked)
+        if asked not in self.known:
+            # Only what was looked at where ours comes from tells of ours.
+            seen = self.observed.trust.get(ArtifactKey(repository, Digest(digest)))
+            self.known[asked] = _judged(self.desired, channel, revoked, seen, self.now_ms)
+        return self.known[asked]
+
+
+def _parted(image: str) -> tuple[str, str]:
+    repository, _, digest = image.rpartition("@")
+    return repository, digest
+
+
+def _of_all(verdicts: Mapping[str, Verdict | None]) -> Verdict | None:
+    """What several images come to, by the worst of them, which is named; its own comes first."""
+    asked = {image: one for image, one in verdicts.items() if one is not NOT_ASKED}
+    bad = {image: one for image, one in asked.items() if one is not None and not one.good}
+    if bad:
+        image, worst = min(bad.items(), key=lambda found: found[1].code != REVOKED)
+        return replace(worst, message=f"{image}: {worst.message}")
+    if not asked:
+        return NOT_ASKED
+    own = next(iter(asked.values()))
+    if own is None or None in asked.values():
+        return None
+    further = len(asked) - 1
+    more = f"; so {'is 1 more image' if further == 1 else f'are {further} more images'}"
+    return replace(own, message=own.message + more)
 
 
 def _revoker(revoked: Revoked, record: InstanceRecord, digest: str) -> str:
     """The Artifact by which it is revoked, for all or for its project; empty for none."""
+    if not revoked:
+        return ""
     project = "/".join(record.key.split("/")[:2])
     for bound in ("", project):
         if found := revoked.get((digest, record.app, bound)):
