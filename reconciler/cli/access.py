@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -19,12 +18,12 @@ from reconciler.cli.common import (
     settings_options,
 )
 from reconciler.core.names import InstanceKey, nearest, secret_path
-from reconciler.core.records import Accepted, InstanceRecord, node_name
-from reconciler.core.ssh_access import ssh_users, wanted_versions
+from reconciler.core.records import InstanceRecord, node_name
 from reconciler.core.times import time_text
 from reconciler.errors import Refused
 from reconciler.ports import Ports
 from reconciler.use_cases.handover import Asker, hand_over, told_shown
+from reconciler.use_cases.reach import Reach
 from reconciler.views.access import Document, access_document, access_lines, for_people
 from reconciler.wiring.ports import open_ports
 
@@ -65,11 +64,16 @@ def access(
         raise click.UsageError("give one of --wrap and --show-secrets")
     settings = load_settings(**given)
     with open_ports(settings, make=False) as ports:
-        record, accepted = _record(ports, instance), ports.store.accepted()
+        record, reach = _record(ports, instance), Reach(ports.store.accepted())
         values = _values(ports, record) if show_secrets else None
         handed = _handed(ports, record, ttl_s or settings.wrap_ttl_s, to) if wrap else None
         document = access_document(
-            record, _address(accepted, record.node), values, handed, *_ssh(accepted, record)
+            record,
+            reach.address(record.node),
+            values,
+            handed,
+            *reach.ssh(record),
+            reach.forms(record),
         )
     if show_secrets:
         err().print(_WARNING, style="yellow")
@@ -120,20 +124,3 @@ def _handed(ports: Ports, record: InstanceRecord, ttl_s: float, to: str) -> dict
         expires_at = time_text(given.expires_at_ms)
         handed[name] = {"token": given.token.reveal(), "expires_at": expires_at}
     return handed
-
-
-def _address(accepted: Accepted, node: str) -> str:
-    """The node's address by its accepted manifest; empty where that gives none."""
-    manifest = accepted.objects.get(f"Node/{node}")
-    if manifest is None:
-        return ""
-    return str(json.loads(manifest.document_json)["spec"].get("address") or "")
-
-
-def _ssh(accepted: Accepted, record: InstanceRecord) -> tuple[str, str]:
-    """The node's user for tunnels, and the project whose key lets in as that one; or nothing."""
-    tenant, project, _ = record.key.split("/")
-    user = ssh_users(accepted).get(record.node, "")
-    if not user or (tenant, project) not in wanted_versions(accepted):
-        return "", ""
-    return user, f"{tenant}/{project}"

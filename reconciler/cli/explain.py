@@ -22,7 +22,7 @@ from reconciler.cli.common import (
     settings_options,
 )
 from reconciler.cli.diff import print_lines
-from reconciler.core.accept import AcceptedState, accept
+from reconciler.core.accept import AcceptedState
 from reconciler.core.desired import StateObject
 from reconciler.core.doubt import former_of
 from reconciler.core.forms import parse_accepted
@@ -32,9 +32,8 @@ from reconciler.core.plan import Plan
 from reconciler.core.plan.stepped import CODE as STEPPED_BACK
 from reconciler.core.plan.stepped import in_its_place
 from reconciler.core.printable import printable
-from reconciler.core.records import Accepted, InstanceRecord, State
+from reconciler.core.records import InstanceRecord, State
 from reconciler.core.times import time_text
-from reconciler.core.validate import located, validate
 from reconciler.cycle import load, load_last, preview, wanted
 from reconciler.errors import GpuaasError, Refused
 from reconciler.observe import see_nodes
@@ -43,6 +42,7 @@ from reconciler.settings import Settings
 from reconciler.use_cases.explain import Explanation, chosen, explained_file
 from reconciler.use_cases.explain import explain as explained
 from reconciler.use_cases.explained_fields import UNKNOWN, Live, Row, Subject
+from reconciler.use_cases.files_alone import NOTE, accepted_alone
 from reconciler.use_cases.history import Commits, member_of_target, no_such, parse_target
 from reconciler.views.authority import by_text, refused_lines
 from reconciler.views.changes import NOT_CHECKED, Line, Signers
@@ -213,18 +213,8 @@ def _alone(settings: Settings, ref: str | None) -> _View:
     """Only the repository: everything as if it were accepted for the first time."""
     commits = local_history(Path(settings.repo), settings)
     head = commits.resolve(ref or "HEAD")
-    snapshot = commits.snapshot(head)
-    candidate = validate(snapshot, schema_set(), settings.parse_limits)
-    named = sorted(one.name for one in candidate.objects if one.kind == "Environment")
-    environment = settings.environment or (named[0] if len(named) == 1 else "")
-    if not environment and named:
-        hint = f"pass --environment: there are {', '.join(named)}"
-        raise Refused("no_environment", "which environment?", hint=hint)
-    state = accept(candidate, Accepted(), parse_accepted, environment)
-    problems = located(state.problems, snapshot, settings.parse_limits)
-    note = "no control plane state here: this is what the state repo alone comes to"
-    fields = {**vars(state), "problems": tuple(problems)}
-    return _View(commits, head, AcceptedState(**fields), (note,))
+    state = accepted_alone(commits.snapshot(head), schema_set(), settings)
+    return _View(commits, head, state, (NOTE,))
 
 
 def _objects(state: AcceptedState) -> dict[ObjectRef, StateObject]:

@@ -51,6 +51,7 @@ COMMANDS = {
     "ssh-key": "Hand over a project's key for tunnels, or list what keys there are.",
     "status": "Show instances, nodes and what the last pass found.",
     "timeline": "Show an instance's life: what happened, how long it took, by which commit.",
+    "topology": "Show the services of an instance or a version: roles, needs, endpoints, health.",
     "token": "Get a bearer token for the control plane.",
     "unwrap": "Get the secret that a hand-over token stands for, once.",
     "validate": "Check a state repo.",

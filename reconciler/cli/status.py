@@ -26,12 +26,14 @@ from reconciler.cli.common import (
     verdict,
 )
 from reconciler.cli.events import event_line
+from reconciler.core.endpoints import LOOPBACK
 from reconciler.core.names import InstanceKey, nearest
 from reconciler.core.records import NumberedEvent
 from reconciler.core.times import time_text
 from reconciler.errors import Refused
 from reconciler.ports import Ports
 from reconciler.use_cases.handover import alarms
+from reconciler.use_cases.reach import Reach
 from reconciler.views.audit import row_document
 from reconciler.views.failure_words import page_of, words_of
 from reconciler.views.findings import place_of, said_once
@@ -86,7 +88,7 @@ def status(
     deadline = time.monotonic() + timeout_s
     with open_ports(settings, make=wait) as ports:
         result = _wait(ports, deadline) if wait else EXIT_OK
-        document = current(ports, settings.node_offline_after_s)
+        document = _with_tunnels(current(ports, settings.node_offline_after_s), ports)
         events = ports.store.events(instance=InstanceKey(instance)) if instance else ()
     if instance:
         return _one(instance, document, events, output) or result
@@ -110,6 +112,15 @@ def current(ports: Ports, offline_after_s: float) -> dict[str, Any]:
     )
     raised = [row_document(row) for row in alarms(ports.store, ports.clock.now_ms())]
     return {**document, "last_cursor": ports.store.last_cursor(), "alarms": raised}
+
+
+def _with_tunnels(document: dict[str, Any], ports: Ports) -> dict[str, Any]:
+    """The same, with how each endpoint of each instance is reached."""
+    records, reach = ports.store.records(), Reach(ports.store.accepted())
+    for one in document["instances"]:
+        record = records.get(InstanceKey(one["instance"]))
+        one["tunnels"] = reach.tunnels(record) if record is not None else []
+    return document
 
 
 def _wait(ports: Ports, deadline: float) -> int:
@@ -195,8 +206,18 @@ def print_instance(
     for name, value in rows.items():
         if value:
             console.print(f"{name + ':':<10} {value}", markup=False)
+    for service in one.get("services", ()):
+        detail = f": {service['detail']}" if service["detail"] else ""
+        weight = "" if service["vital"] else ", not vital"
+        text = f"{service['name']} {service['phase']}{weight}{detail}"
+        style = "" if service["phase"] in ("ready", "completed") else "yellow"
+        console.print(f"{'service:':<10} {text}", style=style, markup=False)
     for number, line in enumerate(one["access"].splitlines()):
         console.print(f"{'' if number else 'access:':<10} {line}", markup=False)
+    for tunnel in one.get("tunnels", ()):
+        at = f"{tunnel['name']} at {tunnel['url'] or tunnel['local']} while this runs"
+        console.print(f"{'endpoint:':<10} {at}", markup=False)
+        console.print(f"{'':<10}   {tunnel['tunnel']}", markup=False, soft_wrap=True)
     for condition in one["conditions"]:
         text = f"{condition['type']}: {condition['status']} {condition['reason']}"
         style = "green" if condition["status"] == "True" else "yellow"
@@ -319,7 +340,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[dict[str, Text]]:
     shown: set[str] = set()
     for one in document["instances"]:
         shown.add(one["instance"])
-        endpoints = (_endpoint(endpoint) for endpoint in one["endpoints"])
+        endpoints = _endpoints(one)
         yield {
             "INSTANCE": cell(_shown_name(one, shown)),
             "STATE": cell(shown_state(one), _STATE_STYLES.get(shown_state(one), "yellow")),
@@ -343,12 +364,17 @@ def _instances_table(
     return table
 
 
-def _endpoint(endpoint: Mapping[str, Any]) -> str:
-    """What is on loopback is for a browser, through a tunnel; all else is for other members."""
-    host, port = endpoint["host_ip"], endpoint["host_port"]
-    if host == "127.0.0.1":
-        return f"http://{host}:{port}"
-    return f"{endpoint['name']} at " + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+def _endpoints(one: Mapping[str, Any]) -> Iterator[str]:
+    """What is on loopback is for people, through a tunnel; all else is for other members."""
+    told = {tunnel["name"]: tunnel["protocol"] for tunnel in one.get("tunnels", ())}
+    several = sum(endpoint["host_ip"] == LOOPBACK for endpoint in one["endpoints"]) > 1
+    for endpoint in one["endpoints"]:
+        host, port, name = endpoint["host_ip"], endpoint["host_port"], endpoint["name"]
+        if host == LOOPBACK:
+            there = f"{told.get(name) or 'http'}://{host}:{port}"
+            yield f"{name}={there}" if several else there
+        else:
+            yield f"{name} at " + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 def _shown_name(one: Mapping[str, Any], above: Collection[str]) -> str:
@@ -375,8 +401,15 @@ class _Told:
 def _note(one: Mapping[str, Any], told: _Told) -> str:
     """Why it is not as wanted, or not ready, or else what is wrong with its newest form."""
     members = _condition(one, "MembersReady")
-    about = _own_note(one, told)
+    about = _own_note(one, told) or _missing(one)
     return "; ".join(part for part in (members["message"] if members else "", about) if part)
+
+
+def _missing(one: Mapping[str, Any]) -> str:
+    """The services without which it runs all the same."""
+    services, ready = _condition(one, "ServicesReady"), _condition(one, "Ready")
+    partly = services and services["status"] == "False" and ready and ready["status"] == "True"
+    return str(services["message"]) if services and partly else ""
 
 
 def _own_note(one: Mapping[str, Any], told: _Told) -> str:

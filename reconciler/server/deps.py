@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import anyio.to_thread
 
 from reconciler.artifact_ports import BlobStore
+from reconciler.core.names import InstanceKey
 from reconciler.ports import Clock, Registry, SecretStore, Store
 from reconciler.server.metrics import Metrics
 from reconciler.settings import Settings
@@ -110,7 +111,8 @@ class ServerDeps:
     snapshot to plan offline with, where this server offers any. `heartbeat` tells of the loop of
     this process, where there is one. `node_config` gives a node's signed NodeConfig where that has
     another digest than the one given (`node_config.NodeConfigs`). `registry` is what intents are
-    completed with, `blobs` the artifact store.
+    completed with, `blobs` the artifact store. `topology` gives the topology document of an
+    instance, and is Refused for one that comes to nothing.
     """
 
     store: Store
@@ -126,6 +128,7 @@ class ServerDeps:
     node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None
     registry: Registry | None = None
     blobs: BlobStore | None = None
+    topology: Callable[[InstanceKey], dict[str, Any]] | None = None
 
 
 class Threads:

@@ -16,6 +16,7 @@ from reconciler.core.names import NAME
 from reconciler.server.api_schemas import Schema, components, ref
 from reconciler.server.intent_schemas import intent_schemas
 from reconciler.server.operations import BEARER_ERRORS, CALLER, MEMBER, OPERATIONS, OWN, Operation
+from reconciler.server.topology_schemas import topology_schemas
 from reconciler.use_cases.releases import COMPONENTS
 
 VERSION = "1.0.0"
@@ -68,6 +69,10 @@ _WORDS: Mapping[int, str] = {
 }
 
 
+def _schemas() -> dict[str, Schema]:
+    return {**components(), **intent_schemas(), **topology_schemas()}
+
+
 @cache
 def openapi_json() -> str:
     """The document as it is served and stored."""
@@ -94,7 +99,7 @@ def openapi_document() -> dict[str, Any]:
         "tags": [{"name": name, "description": says} for name, says in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": dict(sorted({**components(), **intent_schemas()}.items())),
+            "schemas": dict(sorted(_schemas().items())),
             "responses": _shared_responses(),
             "headers": {
                 "CorrelationId": {

@@ -82,6 +82,12 @@ TIMELINE = Operation(
     f"{_INSTANCE}/timeline", "timeline", "What happened to one instance, and how long it took.",
     "Timeline", access=INSTANCE_READ, by_project=True, query=(_LAST,), errors=_MISSING,
 )  # fmt: skip
+TOPOLOGY = Operation(
+    f"{_INSTANCE}/topology", "topology", "The services of one instance: what each is asked to be, "
+    "what it needs, where it is reached, and how its node finds it.",
+    "Topology", access=INSTANCE_READ, by_project=True,
+    errors={404: (*_MISSING[404], "no_topology"), 409: ("instance_unresolved",)},
+)  # fmt: skip
 EVENTS = Operation(
     "/v1/events", "events", "A page of the events of all projects that the caller may read. The "
     "stream has been read to its end when `next_after` is what was asked with; a page before "
@@ -385,8 +391,8 @@ CLOSE = Operation(
 INTENT_OPERATIONS = (PUBLISH, PULL, INTENTS, INTENT, COMPLETE, CLOSE)
 
 READ_OPERATIONS = (
-    HEALTHZ, READYZ, OPENAPI, METRICS, WHOAMI, STATUS, INSTANCES, INSTANCE, TIMELINE, EVENTS,
-    NODES, AUDIT, SNAPSHOT,
+    HEALTHZ, READYZ, OPENAPI, METRICS, WHOAMI, STATUS, INSTANCES, INSTANCE, TIMELINE, TOPOLOGY,
+    EVENTS, NODES, AUDIT, SNAPSHOT,
 )  # fmt: skip
 OPERATIONS = (
     *READ_OPERATIONS, TOKEN, SERVICE_ACCOUNT_TOKEN, REGISTRY_TOKEN, REGISTRY_TOKEN_FORM, UNWRAP,

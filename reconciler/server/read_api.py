@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from reconciler.core.names import InstanceKey
 from reconciler.core.records import InstanceRecord, NumberedEvent
+from reconciler.errors import Refused
 from reconciler.server import operations
 from reconciler.server.access_rules import (
     NOBODY,
@@ -76,6 +77,8 @@ class ReadApi:
         self._access = access
         # A snapshot may wait for the registry: who asks for one waits in a line of its own.
         self._snapshots = Threads(1)
+        # What is accepted may have to be resolved first: the same holds.
+        self._topologies = Threads(1)
         self._offline_after_ms = int(deps.settings.node_offline_after_s * 1000)
 
     def routes(self) -> list[Route]:
@@ -89,6 +92,7 @@ class ReadApi:
             "instances": self.instances,
             "instance": self.instance,
             "timeline": self.timeline,
+            "topology": self.topology,
             "events": self.events,
             "nodes": self.nodes,
             "audit": self.audit,
@@ -188,6 +192,25 @@ class ReadApi:
         own = [one for one in events if reader.sees(one.event.instance)]
         found = timeline_document(key, record, own, self._deps.clock.now_ms(), last)
         return _without_foreign_names(found, reader, records)
+
+    async def topology(self, call: Call) -> Response:
+        return JSONResponse(await self._topologies.run(self._topology, call.key, call.reader))
+
+    def _topology(self, key: InstanceKey, reader: Reader) -> read_models.Document:
+        take = self._deps.topology
+        if not reader.sees(key):
+            raise _no_such_instance()
+        if take is None:
+            raise ApiError(404, "no_topology", "this server offers no topologies")
+        try:
+            found = take(key)
+        except Refused as refused:
+            if refused.code == "no_such_instance":
+                raise _no_such_instance() from None
+            # Why so may name what is of others; `gpuaas explain` says it to who may read it.
+            message = "nothing can run for this instance as it is accepted"
+            raise ApiError(409, "instance_unresolved", message) from None
+        return _without_foreign_names(found, reader, self._deps.store.records())
 
     async def events(self, call: Call) -> Response:
         query = call.query

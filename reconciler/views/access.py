@@ -11,11 +11,13 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from node_agent.wire import MACHINE_IDENTITY, SECRETS_PATH, Endpoint
+from reconciler.core.access_template import with_host_ports
 from reconciler.core.custody.paths import asked_for
+from reconciler.core.endpoints import LOOPBACK, Forms, url
 from reconciler.core.records import InstanceRecord, State
 from reconciler.core.ssh_access import opened
 
@@ -25,7 +27,6 @@ _NOT_YET = "not made yet: it is when its node first asks for it"
 _SECRET = re.compile(r"\{secret:([^{}]*)\}")
 _OPEN_TO_ALL_FROM = 1024
 """Ports below may be opened by root alone, on most hosts."""
-_LOOPBACK = "127.0.0.1"
 _GONE = (State.DECOMMISSIONED, State.DECOMMISSIONING)
 
 
@@ -51,9 +52,9 @@ def instructions(
     known = {
         "{node}": host or record.node,
         "{name}": str(record.key).rpartition("/")[2],
-        "{host_port}": str(_entrance(record).host_port),
     }
-    text = record.access
+    ports = {one.name: one.host_port for one in record.endpoints}
+    text = with_host_ports(record.access, _entrance(record).host_port, ports)
     for placeholder, value in known.items():
         text = text.replace(placeholder, value)
     # Last, so that nothing in a value is taken for a placeholder.
@@ -62,7 +63,7 @@ def instructions(
 
 def _entrance(record: InstanceRecord) -> Endpoint:
     """The first endpoint on the loopback: what is published for other members is not for people."""
-    private = (one for one in record.endpoints if one.host_ip == _LOOPBACK)
+    private = (one for one in record.endpoints if one.host_ip == LOOPBACK)
     return next(private, record.endpoints[0])
 
 
@@ -73,11 +74,13 @@ def access_document(
     handed: Mapping[str, Document] | None = None,
     ssh_user: str = "",
     ssh_key: str = "",
+    forms: Forms | None = None,
 ) -> Document:
     """Everything `gpuaas access` shows. `values`: of its secrets, None for one not made yet.
 
     `handed` has `token` (None for one not made yet) and `expires_at`, by name. Tunnels go to
-    `ssh_user`, with the key of the project that `ssh_key` names.
+    `ssh_user`, with the key of the project that `ssh_key` names; `forms` are its endpoints as its
+    version has them.
     """
     shown = {name: value for name, value in (values or {}).items() if value is not None}
     problem = _not_ready(record)
@@ -88,7 +91,7 @@ def access_document(
         "ready": not problem,
         "reason": problem,
         "instructions": instructions(record, host, shown),
-        "endpoints": [_endpoint(one, host or record.node, ssh_user) for one in record.endpoints],
+        "endpoints": tunnels(record.endpoints, host or record.node, ssh_user, forms),
         "ssh_key": ssh_key,
         "secrets": [
             *(
@@ -125,7 +128,7 @@ def access_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield from (line for line in document["instructions"].rstrip().splitlines())
     for endpoint in document["endpoints"]:
         yield ""
-        yield f"Port {endpoint['name']}, while this runs at {endpoint['local']}:"
+        yield f"Port {endpoint['name']}, while this runs at {endpoint['url'] or endpoint['local']}:"
         yield f"  {endpoint['tunnel']}"
     if document["endpoints"] and document["ssh_key"]:
         yield ""
@@ -164,12 +167,30 @@ def _not_ready(record: InstanceRecord) -> str:
     return f"not ready ({words})"
 
 
-def _endpoint(endpoint: Endpoint, host: str, user: str) -> Document:
-    port = endpoint.container
-    local = port if port >= _OPEN_TO_ALL_FROM else endpoint.host_port
-    there = f"{user}@{host}" if user else host
-    return {
-        "name": endpoint.name,
-        "tunnel": f"ssh -N -L {local}:{opened(endpoint)} {there}",
-        "local": f"127.0.0.1:{local}",
-    }
+def tunnels(
+    endpoints: Sequence[Endpoint], host: str, user: str = "", forms: Forms | None = None
+) -> list[Document]:
+    """For each endpoint the tunnel to it, where that ends, and what is there then.
+
+    All of them can be open at once: no two end at the same port of one's own.
+    """
+    found: list[Document] = []
+    taken: set[int] = set()
+    for endpoint in endpoints:
+        port = endpoint.container
+        free = port >= _OPEN_TO_ALL_FROM and port not in taken
+        local = port if free else endpoint.host_port
+        taken.add(local)
+        form = (forms or {}).get(endpoint.name)
+        there, at = f"{user}@{host}" if user else host, f"{LOOPBACK}:{local}"
+        found.append(
+            {
+                "name": endpoint.name,
+                "service": form.service if form is not None else "",
+                "protocol": form.protocol if form is not None else "",
+                "tunnel": f"ssh -N -L {local}:{opened(endpoint)} {there}",
+                "local": at,
+                "url": url(form.protocol, form.path, at) if form is not None else "",
+            }
+        )
+    return found

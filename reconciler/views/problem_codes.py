@@ -217,7 +217,7 @@ unknown_reference | Something is named that does not exist
     Look for a typing error, or add it.
 unknown_role | A member with a role that the version does not have
     Look for a typing error, or see the roles named.
-unknown_secret | A secret that the version does not have, in access instructions or an instance
+unknown_secret | A secret that the version does not have, in a service, instance or instructions
     Look for a typing error, or name it in runtime_profile.secrets.
 unusable_address | An address at which no other node could reach this one
     Give that of its interface on the network that the nodes share.
@@ -233,6 +233,81 @@ wrong_accelerator | The version does not run on the node's accelerators
     Place it on another node.
 wrong_capacity_shape | The version needs another shape of node
     Place it on another node.
+# services of one app
+condition_never_holds | Waiting for an end or for health that never comes
+    Change the condition, or the restart or readiness of the other service.
+dependency_twice | A service waits for another twice
+    Say it once, with the condition that is meant.
+endpoint_name_taken | An endpoint called as the one that the renderer makes
+    Call it something else.
+endpoint_not_http | A path or the gateway for what speaks no HTTP
+    Leave the path out, or expose it as private.
+endpoint_port_taken | Two endpoints at one port that can't be told apart
+    Give them paths, and publish one at most.
+field_not_read | A field that this runtime kind or renderer does not read
+    Leave it out, or say it where the hint names it.
+gpu_shares | Shares of GPUs that contradict each other
+    Count them, or let all services have all.
+gpus_too_few | Fewer GPUs than the services count
+    Raise gpu_count.
+image_missing | A service without an image on this sort of node
+    Give it image_ref, or a variant for the node's accelerator family.
+image_of_main | An image of the main service's own
+    Say it in runtime_profile.image_ref or variants: the main service runs the version's.
+limits_missing | A sidecar without a limit, in an instance that has one
+    Say limits.memory_mib and limits.vcpu of every sidecar.
+limits_too_small | The sidecars leave too little for the main service
+    Ask for more memory or CPU, or limit the sidecars to less.
+main_service | Not exactly one main service
+    Give one service role: main; none where the renderer makes it.
+nothing_reads_it | A volume, secret or blob that no service has
+    Name it in a service, or leave it out.
+packages_not_carried | Packages for an app of several services
+    Put them into the image.
+path_reserved | A volume or scratch where the system, secrets or blobs are
+    Choose another path.
+paths_overlap | Two things of a service in one place
+    Give each a path of its own.
+renderer_missing | docker_compose without a renderer, or without the part it needs
+    Name a renderer under runtime_profile, and add the part called after it.
+renderer_not_offered | A topology for a renderer that there is not
+    Choose one of those named.
+renderer_part_missing | A renderer without the part of the profile that it reads
+    Add vllm or jupyter to runtime_profile, or choose another renderer.
+scratch_too_large | More scratch than the service's memory can hold
+    Lower it, or raise limits.memory_mib: scratch is in memory.
+secret_in_command | A secret stands in a command line
+    Name a secret instead, and change the one that was shown.
+secret_in_env | A secret stands in a manifest for all to read
+    Name a secret instead, and change the one that was shown.
+secret_missing | A server that would let everybody in, since its secret is not there
+    Name a secret of the profile, and bind it in the instance if it is a reference.
+service_cycle | Services wait for each other in a circle
+    Take one of the dependencies out.
+service_name_taken | A service called as the one that the renderer makes
+    Call it something else.
+sidecar_class | A sidecar that does not say its class, or a class that does not fit
+    Give each sidecar a class, the main service none; setup has an end.
+sidecar_not_allowed | A sidecar asks for what its class may not have
+    Take the class that the hint names, or leave it out.
+sidecar_unlimited | A sidecar without a limit for memory or CPU
+    Say limits.memory_mib and limits.vcpu.
+tensor_parallel_uneven | GPUs that pipeline_parallel does not divide
+    Choose another gpu_count, or say tensor_parallel.
+too_many_services | More services than one topology may have
+    Make several apps of it.
+topology_missing | docker_compose without anything that makes services
+    Say renderer and topology in runtime_profile.
+unknown_blob | A blob that the version does not have
+    Look for a typing error, or name it in runtime_profile.blobs.
+unknown_endpoint | The instructions show a port that nobody outside reaches
+    Look for a typing error, or expose the endpoint.
+unknown_service | A service that does not exist
+    Look for a typing error.
+unknown_volume | A volume that the topology does not have
+    Look for a typing error, or add it under topology.volumes.
+vital_after_all | A service is said not to be vital, and a vital one needs it
+    Leave vital out, or wait for it to be started alone.
 # keys, roles, channels, releases
 key_id_shared | Two identities (or two trust policies) use one key id
     Give one of the keys another id.
@@ -361,6 +436,8 @@ not_accepted | Waits for something that has a problem
     Mend that one: this follows by itself.
 looks_renamed | An instance is gone, and a new one of its project says the very same
     For a rename, say moved_from in the new one; else delete and add in two commits.
+not_read | Newer files were not looked at; what was accepted last is shown
+    Nothing: the next pass of the control plane reads them.
 project_not_attached | A runtime that several projects share, for a project that is not one of them
     Name the project in the tenant's attached_projects, or ask for tenant_dedicated.
 removal_suspended | What looks deleted may be misplaced, or a document beside it is invalid

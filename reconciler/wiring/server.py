@@ -19,6 +19,7 @@ from reconciler.server.serve import serve, serve_agents
 from reconciler.server.ssh_keys import SshKeysSource
 from reconciler.settings import Settings
 from reconciler.use_cases.nodes import finish_revocations
+from reconciler.use_cases.topology import Topologies
 from reconciler.use_cases.transfer_sweep import TransferSweep
 from reconciler.use_cases.transfers import Desk
 from reconciler.watch import PHASES
@@ -74,6 +75,7 @@ def control_plane(settings: Settings, *, manual: bool = False) -> Iterator[Contr
             task_queued=signal,
             metrics=metrics,
             snapshot=snapshot_service(ports, settings),
+            topology=Topologies(ports, settings).document,
             heartbeat=loop.heartbeat,
             registry=ports.registry,
             blobs=blobs,

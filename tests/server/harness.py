@@ -206,6 +206,7 @@ def running(
     node_config: Callable[[str, str], Mapping[str, Any] | None] | None = None,
     registry: Registry | None = None,
     blobs: BlobStore | None = None,
+    topology: Callable[[InstanceKey], dict[str, Any]] | None = None,
     **fields: Any,
 ) -> Iterator[Plane]:
     """The servers over `store`; `fields` are settings."""
@@ -214,7 +215,7 @@ def running(
     woken: SimpleQueue[str] = SimpleQueue()
     deps = ServerDeps(store, keys, clock, settings, woken.put, signal, metrics)
     deps = replace(deps, heartbeat=heartbeat, node_config=node_config, registry=registry)
-    deps = replace(deps, blobs=blobs)
+    deps = replace(deps, blobs=blobs, topology=topology)
     ca = FakeCa(clock)
     with ExitStack() as stack:
 
