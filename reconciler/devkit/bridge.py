@@ -11,9 +11,11 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from reconciler.devkit.process import find_program
 from reconciler.errors import Refused
 
 _ADD_BRIDGE, _DELETE_BRIDGE = 0x89A0, 0x89A1
@@ -21,6 +23,8 @@ _GET_ADDRESS, _SET_ADDRESS, _SET_NETMASK = 0x8915, 0x8916, 0x891C
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1
 _INTERFACES = Path("/sys/class/net")
 _ROUTES = Path("/proc/net/route")
+_FILTERED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_IPTABLES_WAIT_S = "5"
 _CHOICES = tuple(ipaddress.IPv4Network(f"10.{second}.0.0/16") for second in range(200, 250))
 
 
@@ -87,6 +91,41 @@ def within(addresses: AddressRange) -> list[str]:
             if address is not None and address in addresses.network:
                 found.append(interface.name)
     return found
+
+
+def let_through(addresses: AddressRange) -> None:
+    """Where the host filters what goes over bridges, as one with another Docker does, lets the
+    range's own addresses talk to each other: that Docker drops what it does not know.
+    """
+    if _is_filtered() and not _iptables("-C", addresses):
+        _iptables("-I", addresses)
+
+
+def no_longer_let_through(addresses: AddressRange) -> None:
+    """Takes that back. Harmless when it was not needed."""
+    while _is_filtered() and _iptables("-D", addresses):
+        pass
+
+
+def _is_filtered() -> bool:
+    try:
+        return _FILTERED.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def _iptables(action: str, addresses: AddressRange) -> bool:
+    """Whether the one rule could be checked, inserted or deleted; a host without the program has
+    no such rules.
+    """
+    own = str(addresses.network)
+    rule = ["FORWARD", "--source", own, "--destination", own, "--jump", "ACCEPT"]
+    try:
+        program = find_program("iptables", "iptables")
+    except Refused:
+        return False
+    argv = [program, "--wait", _IPTABLES_WAIT_S, action, *rule]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def _routed() -> list[ipaddress.IPv4Network]:

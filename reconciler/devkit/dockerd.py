@@ -1,7 +1,8 @@
 """A private Docker Engine: its own socket, data, bridge, address range and cgroup.
 
 Rules:
-- Another Docker on the host is not disturbed: no shared bridge or subnet, no iptables rule.
+- Another Docker on the host is not disturbed: no shared bridge or subnet, and of iptables' rules
+  at most one, for our own addresses alone (`bridge.let_through`).
   Ports are published through Docker's userland proxy; containers do not reach the outside.
 - Everything of ours can be told from everything else by the runtime folder or the cgroup, both
   named after `root`. So `stop` also clears what a killed run left, and nothing beyond.
@@ -193,6 +194,7 @@ def _take_range(place: Place) -> bridge.AddressRange:
         addresses = bridge.free_range(int(place.tag, 16))
         place.range_file.write_text(str(addresses.network))
         bridge.create(place.bridge_name, addresses)
+        bridge.let_through(addresses)
     return addresses
 
 
@@ -224,8 +226,10 @@ def _sweep(place: Place) -> None:
     _wait_gone(lambda: [*_kill_containers(place), *_kill_runtimes(place)], "processes", place)
     _unmount(place)
     addresses = place.addresses()
-    for name in bridge.within(addresses) if addresses else ():
-        bridge.delete(name)
+    if addresses:
+        bridge.no_longer_let_through(addresses)
+        for name in bridge.within(addresses):
+            bridge.delete(name)
     bridge.delete(place.bridge_name)
     _wait_gone(lambda: _remove_cgroups(place), "cgroups", place)
     place.range_file.unlink(missing_ok=True)

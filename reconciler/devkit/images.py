@@ -96,15 +96,45 @@ def build_process_site(version: str) -> OciImage:
     return _image(files, {"Entrypoint": ["python3", "serve.py"], "WorkingDir": "/"})
 
 
-def push(image: OciImage, endpoint: str, repository: str, tag: str, token: str = "") -> Digest:
+def build_on(
+    layout: Path,
+    ref: str,
+    files: Mapping[str, tuple[bytes, int]],
+    settings: Mapping[str, object],
+    folders: Mapping[str, int] | None = None,
+) -> OciImage:
+    """The image that a layout names `ref` with one layer more; what is below stays in the layout.
+
+    `files`: path → content and mode; `folders`: path → the number of the user that it belongs to.
+    """
+    below = json.loads(_manifest_of(layout, ref))["layers"]
+    layer = _layer(files, folders)
+    image = _described([*below, _descriptor(LAYER_TYPE, layer)], settings)
+    return OciImage({**image.blobs, Digest.of(layer): layer}, image.manifest_digest)
+
+
+def push(
+    image: OciImage,
+    endpoint: str,
+    repository: str,
+    tag: str,
+    token: str = "",
+    layout: Path | None = None,
+) -> Digest:
     """Uploads over plain HTTP to the registry at host:port; returns the manifest's digest.
 
-    `token` is a registry's bearer token, where it asks for one. Transient when the registry does
-    not answer, Refused when it does not take the image.
+    `token` is a registry's bearer token, where it asks for one. Layers that the image itself does
+    not have are taken from `layout`; without one the registry has them. Transient when the
+    registry does not answer, Refused when it does not take the image.
     """
-    others = sorted(item for item in image.blobs.items() if item[0] != image.manifest_digest)
-    blobs = [(digest, io.BytesIO(content)) for digest, content in others]
-    _upload(blobs, image.manifest, f"http://{endpoint}/v2/{repository}", tag, token)
+    with ExitStack() as files:
+        blobs: list[tuple[Digest, BinaryIO]] = []
+        for digest in _named_by(image.manifest):
+            if digest in image.blobs:
+                blobs.append((digest, io.BytesIO(image.blobs[digest])))
+            elif layout is not None:
+                blobs.append((digest, files.enter_context(_blob(layout, digest).open("rb"))))
+        _upload(blobs, image.manifest, f"http://{endpoint}/v2/{repository}", tag, token)
     return image.manifest_digest
 
 
@@ -148,18 +178,28 @@ def write_layout_of_files(
 
 def push_layout(folder: Path, ref: str, endpoint: str, repository: str, tag: str) -> Digest:
     """Uploads the image that an image layout names `ref`, file by file; returns its digest."""
+    manifest = _manifest_of(folder, ref)
+    image = OciImage({Digest.of(manifest): manifest}, Digest.of(manifest))
+    return push(image, endpoint, repository, tag, layout=folder)
+
+
+def layers_of(folder: Path, ref: str) -> list[Path]:
+    """The layers' files of the image that an image layout names `ref`, the lowest first."""
+    document = json.loads(_manifest_of(folder, ref))
+    return [_blob(folder, Digest.parse(one["digest"])) for one in document["layers"]]
+
+
+def _manifest_of(folder: Path, ref: str) -> bytes:
     listed = json.loads((folder / "index.json").read_bytes())["manifests"]
     found = [one for one in listed if one.get("annotations", {}).get(REF_NAME) == ref]
     if not found:
         raise Refused("ref_not_found", f"the image layout has no {ref}", where=str(folder))
-    digest = Digest.parse(found[0]["digest"])
-    manifest = _blob(folder, digest).read_bytes()
+    return _blob(folder, Digest.parse(found[0]["digest"])).read_bytes()
+
+
+def _named_by(manifest: bytes) -> list[Digest]:
     document = json.loads(manifest)
-    named = [Digest.parse(one["digest"]) for one in (*document["layers"], document["config"])]
-    with ExitStack() as files:
-        blobs = [(blob, files.enter_context(_blob(folder, blob).open("rb"))) for blob in named]
-        _upload(blobs, manifest, f"http://{endpoint}/v2/{repository}", tag)
-    return digest
+    return [Digest.parse(one["digest"]) for one in (*document["layers"], document["config"])]
 
 
 def _blob(folder: Path, digest: Digest) -> Path:
@@ -202,14 +242,18 @@ def _described(layers: Sequence[Mapping[str, object]], settings: Mapping[str, ob
     return OciImage({Digest.of(one): one for one in (config, manifest)}, Digest.of(manifest))
 
 
-def _layer(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+def _layer(
+    files: Mapping[str, tuple[bytes, int]], owners: Mapping[str, int] | None = None
+) -> bytes:
     """An uncompressed tar: compressors differ from one version to the next, tar does not."""
-    folders = {str(parent) for path in files for parent in Path(path).parents} - {"."}
+    owned = owners or {}
+    folders = {str(parent) for path in (*files, *owned) for parent in Path(path).parents} - {"."}
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for folder in sorted(folders):
+        for folder in sorted(folders | owned.keys()):
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            entry.uid = entry.gid = owned.get(folder, 0)
             archive.addfile(entry)
         for path, (content, mode) in sorted(files.items()):
             entry = tarfile.TarInfo(path)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import docker
 import httpx
@@ -43,7 +44,7 @@ NOTHING: dict[str, list[str]] = {
 }
 
 
-def _run_site(host: str, image: Image) -> int:
+def _run_site(host: str, image: Image, name: str | None = None) -> int:
     """Runs the site on a network of its own, restarting for ever; returns its loopback port."""
     client = docker.DockerClient(base_url=host)
     try:
@@ -52,6 +53,7 @@ def _run_site(host: str, image: Image) -> int:
         port = services.free_port()
         client.containers.run(
             image.reference,
+            name=name,
             detach=True,
             network="apart",
             ports={f"{images.SITE_PORT}/tcp": ("127.0.0.1", port)},
@@ -69,9 +71,9 @@ def _page(port: int) -> str | None:
         return None
 
 
-def _iptables() -> str:
+def _iptables(table: str = "nat") -> str:
     return subprocess.run(
-        [process.find_program("iptables-save", "iptables"), "-t", "nat"],
+        [process.find_program("iptables-save", "iptables"), "-t", table],
         capture_output=True,
         text=True,
         check=True,
@@ -92,6 +94,31 @@ def test_docker_runs_a_site_and_leaves_nothing(service_root: Path, demo_image: I
         assert _rules() == rules
     assert _traces(root) == NOTHING
     private.stop()
+
+
+def test_containers_of_one_network_reach_each_other(service_root: Path, demo_image: Image) -> None:
+    """Also where the host has another Docker, whose rules drop what it does not know."""
+    root = service_root / "talking"
+    with services.start_dockerd(root) as private:
+        _run_site(private.host, demo_image, "site")
+        client = docker.DockerClient(base_url=private.host)
+        ask = ["/bin/busybox", "wget", "-q", "-O", "-", f"http://site:{images.SITE_PORT}/"]
+        try:
+            (site,) = client.containers.list()
+            asked = wait_until(lambda: _asked_from_beside(client, site.image, ask))
+        finally:
+            client.close()
+        own = str(dockerd.Place(root.resolve()).range_file.read_text().strip())
+    assert asked == b"1.0.0\n"
+    assert [line for line in _iptables("filter").splitlines() if own in line] == []
+
+
+def _asked_from_beside(client: docker.DockerClient, image: Any, ask: list[str]) -> bytes:
+    try:
+        run = client.containers.run
+        return bytes(run(image, entrypoint=ask, network="apart", remove=True))
+    except docker.errors.ContainerError:
+        return b""
 
 
 def test_killed_docker_is_cleared_by_the_next_start(service_root: Path, demo_image: Image) -> None:

@@ -66,6 +66,18 @@ _STEPS = (
     (AGENT, "node_agent.engines.docker", "DockerEngine", "residue"),
     (AGENT, "node_agent.link", "Link", "report"),
 )
+TOPOLOGY_STEPS = (
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "create"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "start"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "start_services"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "probe_service"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "stop"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "remove"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "sweep"),
+    (AGENT, "node_agent.engines.compose", "ComposeEngine", "residue"),
+    (AGENT, "node_agent.engines.compose_cli", "ComposeCli", "_run"),
+)
+"""What the agent does with an app of several services."""
 _SIDES: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 # Each step of the agent ends in a note of how far it got: died of in turn.
@@ -124,7 +136,7 @@ def _wrapped(method: Callable[..., Any], folder: Path, name: str) -> Callable[..
 def main() -> None:
     folder, program, *arguments = sys.argv[1:]
     which = CONTROL_PLANE if program == "gpuaas" else AGENT
-    for where, module, owner, method in _STEPS:
+    for where, module, owner, method in (*_STEPS, *TOPOLOGY_STEPS):
         if where == which:
             cls = getattr(importlib.import_module(module), owner)
             dying = _wrapped(getattr(cls, method), Path(folder), f"{owner}.{method}")

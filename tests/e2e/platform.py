@@ -177,9 +177,13 @@ class Platform:
         program: Callable[[str], list[str]] = as_installed,
         instance: str = INSTANCE,
         wait_limit_s: float = LIMIT_S,
+        compose_program: Path | None = None,
     ) -> None:
-        """`instance` is the one that it is asked about."""
+        """`instance` is the one that it is asked about. With `compose_program` the agent runs
+        topologies too.
+        """
         self.name = instance
+        self._compose_program = compose_program
         self._wait_limit_s = wait_limit_s
         self.root = root
         self._program = program
@@ -248,6 +252,8 @@ class Platform:
 
     def start_agent(self) -> None:
         engine = ["--engine", self.published.engine]
+        if self._compose_program is not None:
+            engine += ["--engine", "compose", "--compose-program", str(self._compose_program)]
         host = ["--docker-host", self.docker_host] if self.docker_host else []
         argv = [*self._agent_command(), "run", "--verbose", *engine, *host]
         environment = {"PATH": os.environ.get("PATH", os.defpath)}
