@@ -8,32 +8,36 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
-APP = "web"
-REPOSITORY = f"apps/{APP}"
+from tests.sim.catalog import (
+    APP,
+    BAD_ONE,
+    BAD_TOPOLOGIES,
+    COMPOSE_NODES,
+    DRAFT,
+    GOOD,
+    GPUS_A_NODE,
+    NODES,
+    ONE_CONTAINER,
+    TOPOLOGIES,
+    VERSIONS,
+    catalog_texts,
+    is_topology,
+    manifest,
+)
+
 ENVIRONMENT = "sim"
 PROJECT = "tenants/acme/projects/lab"
-GOOD = ("1.0.0", "1.1.0", "2.0.0")
-BAD = {"3.0.0": "never", "3.1.0": "exits", "3.2.0": "memory", "3.3.0": "missing", "3.4.0": "forged"}
-DRAFT = "4.0.0"
-VERSIONS = (*GOOD, *BAD, DRAFT)
-NODES = ("n1", "n2", "n3")
-GPUS_A_NODE = 2
 NAMES = ("api", "batch", "chat", "data", "eval")
 BUDGET = (2, 50)
 """removals_max, removals_max_percent"""
 GENEROUS = (50, 100)
 
 Files = dict[str, bytes]
-
-
-def digest_of(version: str) -> str:
-    return "sha256:" + hashlib.sha256(f"{APP} {version}".encode()).hexdigest()
 
 
 def key_of(name: str) -> str:
@@ -58,7 +62,7 @@ class Wish:
         port = f"\n  host_port: {self.port}" if self.port else ""
         needs = f"\ndepends_on: [{', '.join(self.depends_on)}]" if self.depends_on else ""
         moved = f"\nmoved_from: {self.moved_from}" if self.moved_from else ""
-        return _manifest(
+        return manifest(
             "AppInstance",
             self.name,
             f'app: {APP}\nversion: "{self.version}"\n'
@@ -142,12 +146,6 @@ class State:
         return wish.version in VERSIONS and wish.version not in self.drafts
 
 
-def _manifest(kind: str, name: str, spec: str) -> str:
-    lines = "".join(f"  {line}\n" for line in spec.splitlines())
-    quoted = f'"{name}"' if name[0].isdigit() else name
-    return f"apiVersion: gpuaas.dev/v1\nkind: {kind}\nmetadata:\n  name: {quoted}\nspec:\n{lines}"
-
-
 def _broken(wish: Wish, how: str) -> bytes:
     text = wish.text()
     if how == "yaml":
@@ -162,17 +160,17 @@ def _environment(budget: tuple[int, int]) -> bytes:
         "domain: sim.example\nregistry:\n  endpoint: registry.example:5000\n"
         f"guards:\n  removals_max: {budget[0]}\n  removals_max_percent: {budget[1]}"
     )
-    return _manifest("Environment", ENVIRONMENT, spec).encode()
+    return manifest("Environment", ENVIRONMENT, spec).encode()
 
 
 def _entitlement() -> bytes:
-    return _manifest("Entitlement", APP, "enabled: true").encode()
+    return manifest("Entitlement", APP, "enabled: true").encode()
 
 
 def _promotions(drafts: frozenset[str]) -> Files:
     """Between these two states a version may go both ways, and only one of them offers it."""
     return {
-        f"catalog/{APP}/promotions/{version}.yaml": _manifest(
+        f"catalog/{APP}/promotions/{version}.yaml": manifest(
             "Promotion",
             version,
             f"state: {'staged' if version in drafts else 'canary'}\nreason: ok\n"
@@ -200,50 +198,26 @@ def _fixed_texts() -> dict[str, str]:
         ),
         "tenants/acme/tenant.yaml": ("Tenant", "acme", "org_id: o-a\ndisplay_name: A"),
         f"{PROJECT}/project.yaml": ("Project", "lab", "project_id: p-l\ndisplay_name: L"),
-        f"catalog/{APP}/app.yaml": ("App", APP, f"slug: {APP}\ndisplay_name: W\nowner: platform"),
     }  # fmt: skip
-    found = {path: _manifest(*what) for path, what in tenants.items()}
+    found = {path: manifest(*what) for path, what in tenants.items()}
     for node in NODES:
         gpus = [f"GPU-{node}-{number}" for number in range(GPUS_A_NODE)]
         listed = "".join(
             f"  - {{uuid: {gpu}, vendor: nvidia, model: H200, memory_mib: 143000}}\n"
             for gpu in gpus
         )
-        found[f"platform/nodes/{node}.yaml"] = _manifest(
+        engines = "docker, compose" if node in COMPOSE_NODES else "docker"
+        found[f"platform/nodes/{node}.yaml"] = manifest(
             "Node", node,
             "pool: main\ncapacity_shape: baremetal\naccelerator_family: nvidia-h200\n"
-            f"accelerators:\n{listed}cpu_cores: 64\nmemory_mib: 524288\nengines: [docker]",
+            f"accelerators:\n{listed}cpu_cores: 64\nmemory_mib: 524288\nengines: [{engines}]",
         )  # fmt: skip
-        found[f"{PROJECT}/allocations/{node}.yaml"] = _manifest(
+        found[f"{PROJECT}/allocations/{node}.yaml"] = manifest(
             "Allocation", node,
             f"node: {node}\nstate: active\ngpus: [{', '.join(gpus)}]\n"
             "cpu_cores: 32\nmemory_mib: 131072",
         )  # fmt: skip
-    for version in VERSIONS:
-        found[f"catalog/{APP}/versions/{version}.yaml"] = _version(version)
-        artifact = f"tenants/platform/projects/catalog/artifacts/{APP}/{version}/image.yaml"
-        found[artifact] = _manifest(
-            "Artifact", "image",
-            f"kind: oci\nrepository: {REPOSITORY}\ndigest: {digest_of(version)}\n"
-            "visibility: platform\nstate: promoted",
-        )  # fmt: skip
-    return found
-
-
-def _version(version: str) -> str:
-    return _manifest(
-        "AppVersion", version,
-        f'slug: {APP}\ndisplay_name: W\nversion: "{version}"\nartifact_kind: oci\n'
-        f"artifact_ref: {REPOSITORY}@{digest_of(version)}\n"
-        "runtime_profile:\n  kind: launchable_oci\n  command: [serve]\n"
-        "  ports:\n    - {name: http, container: 8080, expose: private}\n"
-        "  health:\n    readiness: {http: {port: 8080, path: /ready}}\n"
-        "    interval_s: 5\n    timeout_s: 1\n    start_budget_s: 8\n    failures_max: 2\n"
-        "launch_parameters:\n  type: object\n  additionalProperties: false\n  properties:\n"
-        "    gpu_count: {type: integer, minimum: 0, maximum: 2, default: 0}\n"
-        "    cpu_cores: {type: number}\n    memory_gib: {type: number}\n"
-        "    host_port: {type: integer, minimum: 1024}",
-    )  # fmt: skip
+    return {**found, **catalog_texts()}
 
 
 # --- what people do ------------------------------------------------------------------------------
@@ -256,6 +230,8 @@ def _any(state: State, rng: Random) -> str:
 
 
 def _with(state: State, wish: Wish) -> State:
+    if is_topology(wish.version) and wish.node not in COMPOSE_NODES:
+        wish = replace(wish, node=COMPOSE_NODES[NAMES.index(wish.name) % len(COMPOSE_NODES)])
     return replace(
         state,
         wishes={**state.wishes, wish.name: wish},
@@ -276,6 +252,10 @@ def _changed(state: State, rng: Random, change: Callable[[Wish], Wish]) -> State
     return _with(state, change(state.wishes[name])) if name else add(state, rng)
 
 
+def _good(rng: Random) -> str:
+    return rng.choice((*TOPOLOGIES,) if rng.random() < 0.4 else ONE_CONTAINER)
+
+
 def add(state: State, rng: Random) -> State:
     free = [name for name in NAMES if name not in state.wishes]
     if not free:
@@ -284,7 +264,7 @@ def add(state: State, rng: Random) -> State:
     port = 8000 + NAMES.index(name) % 2 if rng.random() < 0.3 else None
     needs = (_any(state, rng),) if state.wishes and rng.random() < 0.3 else ()
     wish = Wish(
-        name, rng.choice(GOOD), rng.choice(NODES), gpus=rng.choice((0, 1, 2)), port=port,
+        name, _good(rng), rng.choice(NODES), gpus=rng.choice((0, 1, 2)), port=port,
         depends_on=needs,
     )  # fmt: skip
     return _with(state, wish)
@@ -302,12 +282,28 @@ def delete_several(state: State, rng: Random) -> State:
 
 
 def set_version(state: State, rng: Random) -> State:
-    choices = (*GOOD, *GOOD, *BAD, DRAFT, "9.9.9")
+    choices = (*GOOD, *GOOD, *BAD_ONE, *BAD_TOPOLOGIES, DRAFT, "9.9.9")
     return _changed(state, rng, lambda wish: replace(wish, version=rng.choice(choices)))
 
 
 def set_good_version(state: State, rng: Random) -> State:
-    return _changed(state, rng, lambda wish: replace(wish, version=rng.choice(GOOD)))
+    """Mostly one of the same kind: going from one container to services is rare."""
+
+    def change(wish: Wish) -> Wish:
+        others = TOPOLOGIES if is_topology(wish.version) else ONE_CONTAINER
+        other = _good(rng) if rng.random() < 0.2 else rng.choice((*others,))
+        return replace(wish, version=other)
+
+    return _changed(state, rng, change)
+
+
+def upgrade_services(state: State, rng: Random) -> State:
+    """One service changes, or two; in a fleet without topologies another gets one."""
+    names = [name for name, wish in sorted(state.wishes.items()) if is_topology(wish.version)]
+    if not names:
+        return set_good_version(state, rng)
+    wish = state.wishes[rng.choice(names)]
+    return _with(state, replace(wish, version=rng.choice((*TOPOLOGIES,))))
 
 
 def set_cores(state: State, rng: Random) -> State:
@@ -350,7 +346,7 @@ def hand_over_gpus(state: State, rng: Random) -> State:
         return state
     old = state.wishes[name]
     after = without(state, name) if rng.random() < 0.5 else _with(state, replace(old, gpus=0))
-    new = Wish(rng.choice(free), rng.choice(GOOD), old.node, gpus=old.gpus, port=old.port, cores=3)
+    new = Wish(rng.choice(free), _good(rng), old.node, gpus=old.gpus, port=old.port, cores=3)
     return _with(after, new)
 
 
@@ -381,8 +377,9 @@ def mend(state: State, rng: Random) -> State:
 
 
 ORDINARY: tuple[Edit, ...] = (
-    add, add, delete, set_good_version, set_good_version, set_cores, set_run, move_node, rename,
-    hand_over_gpus, hand_over_gpus, set_gpus, set_gpus, mend, mend,
+    add, add, delete, set_good_version, set_good_version, upgrade_services, upgrade_services,
+    set_cores, set_run, move_node, rename, hand_over_gpus, hand_over_gpus, set_gpus, set_gpus,
+    mend, mend,
 )  # fmt: skip
 UNLUCKY: tuple[Edit, ...] = (
     set_version, delete_several, rename_blindly, break_file, break_file, break_environment,
@@ -406,7 +403,8 @@ def healed(state: State) -> State:
     wanting = any(wish.gpus or wish.port for wish in state.wishes.values())
     for name in sorted(state.wishes):
         wish = state.wishes[name]
-        version = wish.version if wish.version in GOOD else GOOD[-1]
+        spare = "5.3.0" if is_topology(wish.version) else ONE_CONTAINER[-1]
+        version = wish.version if wish.version in GOOD else spare
         gpus = min(wish.gpus, free[wish.node])
         free[wish.node] -= gpus
         port = wish.port if (wish.node, wish.port or 0) not in ports else None

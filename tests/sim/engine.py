@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from node_agent.engines.base import (
     Ask,
@@ -25,7 +25,7 @@ from node_agent.engines.base import (
     unit_name,
 )
 from node_agent.units import Probed, Unit
-from node_agent.wire import FailureReason, Image, Probe, Workload
+from node_agent.wire import EngineName, FailureReason, Image, Probe, Workload
 from tests.sim.world import Incarnation, World
 
 READY_MS, NEVER = 700, 10**9
@@ -55,10 +55,15 @@ class Watcher(Protocol):
 
     def swept(self, node: str, instance: str) -> None: ...
 
+    def broken(self, rule: str, message: str) -> None: ...
+
 
 @dataclass
 class Held:
-    """One container. `foreign`: not ours to touch; `forced`: somebody started it by hand."""
+    """One container, or the topology of one instance, whose living services run `images`.
+
+    `foreign`: not ours to touch; `forced`: somebody started it by hand.
+    """
 
     unit: Unit
     gpus: tuple[str, ...] = ()
@@ -67,6 +72,7 @@ class Held:
     """Number of the engine's operation that made it alive."""
     foreign: bool = False
     forced: bool = False
+    images: tuple[str, ...] = ()
 
 
 @dataclass
@@ -86,6 +92,8 @@ class Docker:
     foreign_ports: set[int] = field(default_factory=set)
     present: set[str] = field(default_factory=set)
     changed: Callable[[str | None], None] = lambda _: None
+    topologies: Callable[[], list[Held]] = list
+    """Those that are alive."""
     operations: int = 0
     looked: dict[str, int] = field(default_factory=dict)
     """Instance → number of the operation that listed it last."""
@@ -145,7 +153,7 @@ class Docker:
         self.settle()
         return [
             held
-            for held in self.held.values()
+            for held in (*self.held.values(), *self.topologies())
             if held.unit.alive and not held.foreign and instance in (None, held.unit.instance)
         ]
 
@@ -161,7 +169,7 @@ class Client:
         self._world = docker.world
 
     @property
-    def name(self) -> Literal["docker"]:
+    def name(self) -> EngineName:
         return "docker"
 
     def facts(self) -> EngineFacts:

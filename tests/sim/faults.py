@@ -15,7 +15,7 @@ from node_agent.wire import FailureReason, PollReply
 from reconciler.core.names import ArtifactKey
 from reconciler.core.observed import ArtifactSeen
 from reconciler.errors import Refused
-from tests.sim.commits import BAD, GOOD, NODES, VERSIONS, digest_of
+from tests.sim.catalog import BAD, GOOD_IMAGES, IMAGES, NODES, digest_of
 from tests.sim.control import ControlPlane, Services
 from tests.sim.engine import NEVER, Behaviour, Docker
 from tests.sim.network import Network
@@ -24,12 +24,13 @@ from tests.sim.world import Incarnation, World
 
 KINDS = (
     "crash", "power", "network", "skew", "store", "registry", "git", "engine", "drift", "foreign",
-    "disk", "commits", "second", "pause", "replay", "images",
+    "disk", "commits", "second", "pause", "replay", "images", "services", "compose",
 )  # fmt: skip
 _BAD_BEHAVIOUR = {
     "never": Behaviour(ready_ms=NEVER),
     "exits": Behaviour(exit_ms=200, exit_code=1, ready_ms=NEVER),
     "memory": Behaviour(exit_ms=900, exit_code=137, out_of_memory=True, ready_ms=NEVER),
+    "fails": Behaviour(exit_ms=200, exit_code=3, ready_ms=NEVER),
     "missing": Behaviour(refusal=FailureReason.IMAGE_NOT_FOUND),
     "forged": Behaviour(refusal=FailureReason.DIGEST_MISMATCH),
 }
@@ -66,12 +67,16 @@ class Faults:
         for node in self.nodes.values():
             if "skew" in self.kinds:
                 node.skew_ms = rng.randint(-25_000, 25_000)
+            if "compose" in self.kinds and rng.random() < 0.3:
+                node.topologies.fake.own_ways = ("ulimits: 1 instead of 2",)
             if "engine" in self.kinds:
                 node.docker.slow = rng.choice((1, 40, 2_000))
         self.behaviours |= {digest_of(v): _BAD_BEHAVIOUR[how] for v, how in BAD.items()}
-        for version in GOOD:
+        for image in GOOD_IMAGES:
             ready_ms, pull_ms = rng.choice((50, 700, 4_000)), rng.choice((20, 400, 3_000))
-            self.behaviours[digest_of(version)] = Behaviour(ready_ms=ready_ms, pull_ms=pull_ms)
+            good = _good(image)
+            ready_ms = max(ready_ms, good.ready_ms) if good.ready_ms == NEVER else ready_ms
+            self.behaviours[digest_of(image)] = replace(good, ready_ms=ready_ms, pull_ms=pull_ms)
         self._later()
 
     def end(self) -> None:
@@ -84,12 +89,13 @@ class Faults:
         services = self.services
         services.store_fails = services.pause = services.slow = 0.0
         services.git_away_until = services.registry_away_until = 0
-        for version in VERSIONS:
-            self.behaviours[digest_of(version)] = Behaviour()
+        for image in IMAGES:
+            self.behaviours[digest_of(image)] = _good(image)
         for node in self.nodes.values():
             node.skew_ms = 0
             node.disk.full = False
-            node.docker.away_until = node.docker.refuse_until = 0
+            node.docker.away_until = node.docker.refuse_until = node.topologies.fails_until = 0
+            node.topologies.fake.create_fails_after = None
             node.docker.slow = 1
             node.docker.foreign_ports.clear()
             node.docker.changed(None)
@@ -122,6 +128,7 @@ class Faults:
             "crash": self._kill, "power": self._power, "network": self._cut, "skew": self._skew,
             "registry": self._registry, "git": self._git, "engine": self._engine,
             "drift": self._drift, "foreign": self._foreign, "disk": self._disk,
+            "services": self._service, "compose": self._compose,
             "second": self._second, "replay": self._replay, "images": self._image,
         }  # fmt: skip
         kinds = sorted(self.kinds & found.keys())
@@ -206,6 +213,26 @@ class Faults:
         if rng.random() < 0.8:
             docker.changed(unit.instance)
 
+    def _service(self, rng: Random) -> None:
+        """Something befalls one service of a topology, or several at once."""
+        topologies = self._node(rng).topologies
+        for _ in range(rng.choice((1, 1, 2))):
+            there = sorted(topologies.fake.containers)
+            if there:
+                key = rng.choice(there)
+                how = rng.choice(("kill", "kill", "memory", "remove", "alter", "pause", "start"))
+                self._say(f"{how} {key[1]} of {key[0]} on {topologies.docker.node} by hand")
+                topologies.befall(key, how)
+
+    def _compose(self, rng: Random) -> None:
+        topologies = self._node(rng).topologies
+        if rng.random() < 0.6:
+            topologies.fake.create_fails_after = rng.randint(0, 2)
+            self._say(f"the next compose on {topologies.docker.node} is cut in the middle")
+        else:
+            topologies.fails_until = self._until(rng)
+            self._say(f"compose on {topologies.docker.node} fails")
+
     def _foreign(self, rng: Random) -> None:
         docker = self._node(rng).docker
         stray = rng.random() < 0.5
@@ -242,15 +269,21 @@ class Faults:
             serve(rng.choice(node.sent[-20:]), lambda *_: None)
 
     def _image(self, rng: Random) -> None:
-        digest, known = digest_of(rng.choice(GOOD)), self.behaviours
-        good = known.get(digest, Behaviour())
+        image, known = rng.choice(GOOD_IMAGES), self.behaviours
+        digest = digest_of(image)
+        good = known.get(digest, _good(image))
         known[digest] = rng.choice(
             (
                 replace(good, ready_ms=NEVER), replace(good, exit_ms=5_000, exit_code=3),
-                replace(good, pull_ms=30_000), Behaviour(), Behaviour(),
+                replace(good, pull_ms=30_000), _good(image), _good(image),
             )
         )  # fmt: skip
         self._say(f"image {digest[7:13]} behaves differently")
+
+
+def _good(image: str) -> Behaviour:
+    """What is to be done once ends by itself."""
+    return Behaviour(exit_ms=300, ready_ms=NEVER) if image.startswith("setup") else Behaviour()
 
 
 def _somebodys(docker: Docker, stray: bool, rng: Random) -> Unit:

@@ -9,6 +9,11 @@ The rules, by the names under which a violation is told:
 - tasks: numbers rise, no task is taken over twice, none after its time, none is lost;
 - ready: what a record calls running was seen ready with that hash;
 - devices: no GPU is in two living units of one node;
+- forms: no service is started but those of the form in force;
+- order: what a service waits for is as it has to be when it is started;
+- replaced: a container that is well and of which nothing changed is not made anew;
+- volumes: a volume of a topology goes with its instance only;
+- proof: of what is proved to be gone there is nothing;
 - escaped: no exception but the simulated end of a process leaves a component (`world.guarded`).
 """
 
@@ -25,7 +30,9 @@ from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.records import Event, InstanceRecord, Intent, State, node_name
 from reconciler.ports import Changes
 from tests.fakes.store import MemoryStore
-from tests.sim.commits import Form, Meaning, Wish, digest_of
+from tests.sim.catalog import digests_of
+from tests.sim.commits import Form, Meaning, Wish
+from tests.sim.compose import Topologies
 from tests.sim.engine import Docker, Held
 from tests.sim.world import Violation, World
 
@@ -77,6 +84,7 @@ class Checker:
     store: MemoryStore
     offline_after_ms: int
     dockers: dict[str, Docker] = field(default_factory=dict)
+    topologies: dict[str, Topologies] = field(default_factory=dict)
     meanings: dict[str, Meaning] = field(default_factory=dict)
     allowed: dict[str, list[Form]] = field(default_factory=dict)
     """What may be wanted of an instance by what is accepted; several where the repo asks for more
@@ -104,6 +112,7 @@ class Checker:
         self._reports: dict[str, list[tuple[int, bool]]] = {}
         self._engine_operations = -1
         self._accepted = ""
+        self._kept: dict[str, dict[str, str]] = {}
 
     def broken(self, rule: str, message: str) -> None:
         raise Violation(rule, message)
@@ -136,15 +145,15 @@ class Checker:
             form, before = meaning.form(key), self.allowed.get(key, [None])
             maybe = meaning.perhaps.get(key)
             if maybe is not None:
-                self.allowed[key] = before = [*before[-3:], maybe]
-                self._digests.setdefault(self.life(key), set()).add(digest_of(maybe.version))
+                self.allowed[key] = before = _lately(before, maybe)
+                self._digests.setdefault(self.life(key), set()).update(digests_of(maybe.version))
             if form == "doubt" and meaning.moved.get(key) not in there:
                 continue
             if form == "doubt":
                 form = None  # It says so in vain: there is one of that name already.
-            self.allowed[key] = [form] if _sure(form) else [*before[-3:], form]
+            self.allowed[key] = [form] if _sure(form) else _lately(before, form)
             if isinstance(form, Wish):
-                self._digests.setdefault(self.life(key), set()).add(digest_of(form.version))
+                self._digests.setdefault(self.life(key), set()).update(digests_of(form.version))
         if meaning.rest is None:
             self.budget = meaning.budget
 
@@ -324,6 +333,13 @@ class Checker:
 
     # --- what is there ---
 
+    def _volumes(self, node: str, there: Mapping[str, str]) -> None:
+        """What is in a volume outlives everything but its instance."""
+        for volume, instance in self._kept.get(node, {}).items():
+            if volume not in there and (node, instance) not in self._removals:
+                self.broken("volumes", f"{volume} is gone from {node}, its instance is not")
+        self._kept[node] = dict(there)
+
     def tick(self) -> None:
         operations = sum(docker.operations for docker in self.dockers.values())
         if operations == self._engine_operations:
@@ -331,6 +347,7 @@ class Checker:
         self._engine_operations = operations
         alive: dict[str, list[str]] = {}
         for node, docker in self.dockers.items():
+            self._volumes(node, self.topologies[node].fake.volumes)
             gpus: dict[str, str] = {}
             for held in docker.alive():
                 if held.forced:
@@ -339,8 +356,8 @@ class Checker:
                 life = self.belongs(node, unit)
                 if life is None:
                     self.broken("named", f"{unit.name} runs on {node}, and nobody asked for it")
-                elif unit.image_digest not in self._digests.get(life, set()):
-                    self.broken("named", f"{unit.name} runs {unit.image_digest}, never named")
+                elif unknown := {*_images(held)} - self._digests.get(life, set()):
+                    self.broken("named", f"{unit.name} runs {min(unknown)}, never named")
                 alive.setdefault(str(life), []).append(f"{unit.name} on {node}")
                 for gpu in held.gpus:
                     if gpu in gpus:
@@ -349,6 +366,15 @@ class Checker:
         for life, units in alive.items():
             if len(units) > 1:
                 self.broken("single", f"{life} is alive more than once: {units}")
+
+
+def _lately(forms: list[Form], form: Form) -> list[Form]:
+    """Each once: one revision is accepted many times."""
+    return [*[one for one in forms if one != form][-3:], form]
+
+
+def _images(held: Held) -> tuple[str, ...]:
+    return held.images or (str(held.unit.image_digest),)
 
 
 def _sure(form: Form) -> bool:

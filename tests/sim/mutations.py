@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from node_agent import converge, disk, status, tasks, turns
+from node_agent import acting, converge, disk, status, tasks
+from node_agent import services as node_services
 from node_agent.state import StateStore
-from node_agent.steps import Start
-from node_agent.wire import Phase
+from node_agent.steps import Fault, Remove, RepairServices, Start
+from node_agent.wire import FailureReason, Phase
 from reconciler import cycle, execute, loop, observe, record
 from reconciler.core import accept, lifecycle
 from reconciler.core.lifecycle import Trigger
@@ -22,9 +23,9 @@ from reconciler.core.observed import Known, NodeSeen, Unknown
 from reconciler.core.plan import guards, moves
 from reconciler.ports import Changes
 from reconciler.server.agent_api import AgentApi
-from renderers import common
+from renderers import common, services
 from tests.fakes.store import MemoryStore
-from tests.sim.commits import DRAFT, digest_of
+from tests.sim.catalog import DRAFT, digest_of
 from tests.sim.disk import OS
 from tests.sim.faults import KINDS
 from tests.sim.node import INVENTORY
@@ -179,7 +180,7 @@ def _proof_without_looking(self: Any, found: Any, instance: str) -> Any:
     return proof.model_copy(update=zero)
 
 
-_prove = turns.Turns._prove
+_prove = acting.Acting._prove
 
 
 def _tears_down_nothing(target: Any, units: Any, progress: Any, now_ms: int) -> Any:
@@ -191,7 +192,7 @@ _tear_down = converge._tear_down
 
 def _proves_what_stands(stack: ExitStack) -> None:
     stack.enter_context(patch.object(converge, "_tear_down", _tears_down_nothing))
-    stack.enter_context(patch.object(turns.Turns, "_prove", _proof_without_looking))
+    stack.enter_context(patch.object(acting.Acting, "_prove", _proof_without_looking))
 
 
 def _believes_all(stack: ExitStack) -> None:
@@ -200,6 +201,51 @@ def _believes_all(stack: ExitStack) -> None:
 
 def _runs_again(self: Any, task_id: str) -> bool:
     return False
+
+
+# --- services ------------------------------------------------------------------------------------
+
+
+def _waits_for_nobody(one: Any, ones: Any) -> Any:
+    return ()
+
+
+def _takes_all_for_altered(current: Any, wanted: Any, units: Any, *rest: Any) -> Any:
+    """What runs is taken away before the next form is put in force, changed or not."""
+    other = next((one for one in units if one.alive and one.spec_hash != wanted.spec_hash), None)
+    names = tuple(one.name for one in other.services if one.alive) if other is not None else ()
+    if other is not None and names and current.status != "running":
+        return RepairServices(other, wanted, names)
+    return _topology(current, wanted, units, *rest)
+
+
+_topology = converge._topology
+
+
+def _version_in_all(*given: Any) -> Any:
+    """As a label of the version would, were it on the containers."""
+    found = _laid_out(*given)
+    env = {"VERSION": given[0].version}
+    return tuple(one.model_copy(update={"env": env}) for one in found)
+
+
+_laid_out = services._laid_out
+
+
+def _sweeps_old_forms(self: Any, state: Any, step: Any, called_off: Any) -> Any:
+    """Volumes go with the form that is not needed any more."""
+    outcome = _carry_out(self, state, step, called_off)
+    if isinstance(step, Remove) and step.unit.engine == "compose":
+        self.engine("compose").sweep(step.unit.instance)
+    return outcome
+
+
+_carry_out = acting.Acting.carry_out
+
+
+def _stays_down(one: Any) -> Any:
+    """Whoever ends is taken for down for good."""
+    return Fault(FailureReason.EXITED, "it ended") if one.lost else None
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -270,6 +316,28 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("state is not flushed", _set(OS, "fsync", _unflushed), kinds=("power",)),
     Mutation("calls ready what merely runs", _set(status, "_standing", _runs_so_it_is_ready)),
     Mutation("proves what it did not remove", _proves_what_stands, kinds=()),
+    Mutation(
+        "a service does not wait for others",
+        _set(node_services, "unmet", _waits_for_nobody),
+        kinds=(),
+    ),
+    Mutation("services are well once they run", _set(status, "all_well", bool)),
+    Mutation(
+        "an upgrade takes all services away",
+        _set(converge, "_topology", _takes_all_for_altered),
+        kinds=(),
+    ),
+    Mutation("a version is part of each service", _set(services, "_laid_out", _version_in_all)),
+    Mutation(
+        "volumes go with an old form",
+        _set(acting.Acting, "carry_out", _sweeps_old_forms),
+        kinds=(),
+    ),
+    Mutation(
+        "a lost service stays down",
+        _set(node_services, "down_for_good", _stays_down),
+        kinds=("services",),
+    ),
 )
 
 

@@ -36,6 +36,8 @@ from node_agent.wire import (
     VerifierKey,
 )
 from node_agent.worker import Worker
+from tests.sim.catalog import COMPOSE_NODES
+from tests.sim.compose import ComposeClient, Topologies
 from tests.sim.disk import Disk, DiskPath
 from tests.sim.engine import Client, Docker
 from tests.sim.network import Network, Serve
@@ -44,7 +46,7 @@ from tests.sim.world import Incarnation, World
 HEARTBEAT_MS = 30_000
 POLL_WAIT_MS = 25_000
 INVENTORY = Inventory(
-    engines=("docker",),
+    engines=("docker", "compose"),
     cpu_count=64,
     memory_mib=524_288,
     disk_free_mib=1_000_000,
@@ -160,7 +162,8 @@ class SimWorker:
         self._aside = (aside, called_off)
         took_ms = self._world.rng.randint(1, 40)
         if isinstance(aside.step, Pull):
-            took_ms = self._host.docker.behaviour(aside.step.workload.image.digest).pull_ms
+            images = aside.step.workload.images
+            took_ms = max(self._host.docker.behaviour(one.digest).pull_ms for one in images)
         self._plan_job(took_ms, lambda: self._attempt(aside, called_off))
 
     def _attempt(self, aside: Aside, called_off: threading.Event) -> None:
@@ -188,6 +191,9 @@ class NoSecrets:
 
     def missing(self, *_: object) -> tuple[str, ...]:
         return ()
+
+    def put(self, *_: object) -> None:
+        pass
 
     def keep_only(self, *_: object) -> None:
         pass
@@ -230,10 +236,11 @@ class SimAgent(Agent):
 
     def __init__(self, store: StateStore, host: Node, inc: Incarnation) -> None:
         client = Client(host.docker, inc)
+        engines: dict[str, Any] = {"docker": client}
+        if host.name in COMPOSE_NODES:
+            engines["compose"] = ComposeClient(host.topologies, inc)
         secrets = cast("Any", NoSecrets())
-        super().__init__(
-            store, {"docker": client}, Path("/none"), secret_files=secrets, ssh_keys=_no_tunnels
-        )
+        super().__init__(store, engines, Path("/none"), secret_files=secrets, ssh_keys=_no_tunnels)
         self._blobs = cast("Any", NoBlobs())
         clock = NodeClock(host.world, host, inc)
         self._clock = cast("Any", clock)
@@ -251,9 +258,9 @@ class SimAgent(Agent):
         try:
             self.client.facts()
         except EngineFailure as failure:
-            errors = {"docker": failure.message}
+            errors = dict.fromkeys(sorted(self._engines), failure.message)
             return INVENTORY.model_copy(update={"engines": (), "engine_errors": errors})
-        return INVENTORY
+        return INVENTORY.model_copy(update={"engines": tuple(sorted(self._engines))})
 
     def report_now(self) -> Report:
         self._changed.clear()
@@ -288,7 +295,7 @@ class Node:
     name: str
     world: World
     network: Network
-    docker: Docker
+    topologies: Topologies
     disk: Disk
     server: Callable[[str], Serve | None]
     taken: Callable[[str, InstanceTask], None]
@@ -298,6 +305,10 @@ class Node:
     lives: int = 0
     key: AgentKey = field(init=False)
     sent: list[bytes] = field(default_factory=list)
+
+    @property
+    def docker(self) -> Docker:
+        return self.topologies.docker
 
     def __post_init__(self) -> None:
         self.key = AgentKey.from_hex(f"{sum(self.name.encode()):064x}")
@@ -360,6 +371,7 @@ class Node:
         self.disk.power_cut()
         for held in self.docker.held.values():
             self.docker.end(held, 137)
+        self.topologies.power_cut()
 
     def _told(self, inc: Incarnation, instance: str | None) -> None:
         if inc.alive and self.agent is not None and self.world.now >= self.docker.away_until:
@@ -388,6 +400,9 @@ class Node:
             self._failed(inc)
             return
         self.world.say(inc, _told_of(report))
+        for one in report.workloads:
+            if one.proof is not None and one.proof.clean:
+                self.topologies.proved(one.instance)
         body = self.key.seal(report.canonical(), REPORT_TYPE)
         self.sent.append(body)
 

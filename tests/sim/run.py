@@ -14,11 +14,12 @@ import structlog
 
 from node_agent import disk as agent_disk
 from node_agent import runtime
+from node_agent.wire import Report
 from reconciler import observe
 from reconciler.adapters.schema_files import load_schemas
 from reconciler.core.names import InstanceKey
+from reconciler.core.records import InstanceRecord, node_name
 from reconciler.core.records import State as LifeState
-from reconciler.core.records import node_name
 from reconciler.core.schema import SchemaSet
 from reconciler.core.validate import ValidateMemo
 from reconciler.custody.signing import newest_verifier
@@ -27,7 +28,9 @@ from tests.fakes.secrets import FakeSecrets
 from tests.fakes.state_source import FakeRemote
 from tests.fakes.store import MemoryStore
 from tests.sim import commits
-from tests.sim.commits import NODES, ORDINARY, UNLUCKY, State
+from tests.sim.catalog import NODES, is_topology
+from tests.sim.commits import ORDINARY, UNLUCKY, State
+from tests.sim.compose import Topologies
 from tests.sim.control import SETTINGS, ControlPlane, Services
 from tests.sim.disk import FCNTL, OS, Disk
 from tests.sim.engine import Docker
@@ -105,9 +108,11 @@ class Simulation:
 
     def _node(self, name: str) -> Node:
         docker = Docker(name, self.world, self.faults.behaviour, self.checker)
-        self.checker.dockers[name] = docker
+        topologies = Topologies(docker)
+        docker.topologies = topologies.alive
+        self.checker.dockers[name], self.checker.topologies[name] = docker, topologies
         node = Node(
-            name, self.world, self.network, docker, Disk(self.world), self._server,
+            name, self.world, self.network, topologies, Disk(self.world), self._server,
             self.checker.taken,
         )  # fmt: skip
         node.join((newest_verifier(self.services.secrets, "tasks"),))
@@ -213,7 +218,7 @@ class Simulation:
             name = key.rpartition("/")[2]
             if name not in state.wishes:
                 continue
-            if record.state is LifeState.FAILED:
+            if record.state is LifeState.FAILED or self._lacks_a_service(record):
                 state = commits.bumped(state, name)
             elif record.former_gpu_uuids or record.former_host_ports:
                 # Stopped within an upgrade: until it ran, it holds what it may have to go back to.
@@ -231,6 +236,18 @@ class Simulation:
                 state = commits.bumped(state, name)
         if state is not self.repo:
             self.commit(state)
+
+    def _lacks_a_service(self, record: InstanceRecord) -> bool:
+        """One that is not vital was given up: it stays down until somebody changes something."""
+        known = self.store.node(record.node)
+        text = known.report_json if known is not None else None
+        report = Report.model_validate_json(text) if text else None
+        return any(
+            service.phase == "failed"
+            for one in (report.workloads if report else ())
+            if one.instance == str(node_name(record))
+            for service in one.services
+        )
 
     def _passed(self, plane: ControlPlane, done: Pass) -> None:
         summary = done.summary
@@ -286,6 +303,8 @@ class Simulation:
             yield f"{key} should run on {wish.node} once, and runs as {alive}"
         elif record.applied_version != wish.version:
             yield f"{key} runs {record.applied_version} instead of {wish.version}"
+        elif is_topology(wish.version):
+            yield from self.nodes[wish.node].topologies.unrest(str(node_name(record)))
 
     def _left_over(self) -> Iterator[str]:
         """Containers and volumes of what is gone."""
@@ -297,7 +316,7 @@ class Simulation:
         }
         for name, node in self.nodes.items():
             left = {h.unit.instance for h in node.docker.held.values() if not h.foreign}
-            left |= set(node.docker.volumes.values())
+            left |= set(node.docker.volumes.values()) | node.topologies.owners()
             for instance in sorted(left):
                 if (name, instance) in self.checker.asked and (name, instance) not in there:
                     yield f"{instance} is left over on {name}"
