@@ -196,7 +196,9 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"`{json.dumps(schema['const']).strip(chr(34))}`"
     if "enum" in schema:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
-    kind = str(schema.get("type", "any"))
+    kind = schema.get("type", "any")
+    if isinstance(kind, list):
+        return " or ".join(kind)
     if kind == "array":
         return f"list of {_type(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
@@ -204,7 +206,7 @@ def _type(schema: Mapping[str, Any]) -> str:
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     if kind in ("integer", "number") and low is not None and "maximum" in schema:
         return f"{kind}, {low} to {schema['maximum']}"
-    return kind
+    return str(kind)
 
 
 # --- permissions.md ------------------------------------------------------------------------------
@@ -331,6 +333,7 @@ _CALLS: Mapping[str, tuple[str, int]] = {
     "finding": (_PROBLEMS, 1),
     "problem": (_PROBLEMS, 1),
     "CannotRender": (_PROBLEMS, 0),
+    "Unfit": (_PROBLEMS, 0),
     "Refusal": (_TASKS, 0),
     "RefusedChange": (_CHANGES, 4),
     "commit_problem": (_CHANGES, 1),
