@@ -138,6 +138,7 @@ def join_command(state_dir: Path, token: str | None, token_file: TextIO | None,
     multiple=True,
     default=("docker",),
     show_default=True,
+    envvar=["GPUAAS_AGENT_RUN_ENGINE", "GPUAAS_AGENT_RUN_ENGINE_NAMES"],
     help="What this node runs workloads with; may be given more than once. compose runs apps of "
     "several services, and needs Docker Compose v2.",
 )
@@ -230,6 +231,9 @@ def status_command(state_dir: Path, as_json: bool) -> None:
     for workload in report["workloads"]:
         reason = f"  {workload['reason']}: {workload['message']}" if workload["reason"] else ""
         click.echo(f"  {workload['instance']:<40} {workload['phase']}{reason}")
+        for service in workload.get("services", ()):
+            why = f"  {service['detail']}" if service["detail"] else ""
+            click.echo(f"    {service['name']:<38} {service['phase']}{why}")
     for blob in report.get("blobs", ()):
         size = "" if blob["size_bytes"] is None else f" of {blob['size_bytes']}"
         why = f"  {blob['error']}" if blob["error"] else ""

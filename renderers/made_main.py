@@ -29,10 +29,12 @@ def called(
 ) -> tuple[str, ...]:
     """The whole command: the program, what it works on, then flags as given and as written here.
 
-    Without a program it is the usual one's flags. What follows `--` is no flag, and stays behind.
+    Without a program it is the usual one's flags. `python3 -m MODULE` is a program, too. What
+    follows `--` is no flag, and stays behind.
     """
     words = (*program, *given) if not given or given[0].startswith("-") else given
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    flagged = (i for i, word in enumerate(words) if word.startswith("-") and word != "-m")
+    first = next(flagged, len(words))
     end = words.index("--") if "--" in words else len(words)
     return (*words[:first], *subjects, *words[first:end], *flags, *words[end:])
 

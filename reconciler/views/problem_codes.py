@@ -258,8 +258,8 @@ limits_missing | A sidecar without a limit, in an instance that has one
     Say limits.memory_mib and limits.vcpu of every sidecar.
 limits_too_small | The sidecars leave too little for the main service
     Ask for more memory or CPU, or limit the sidecars to less.
-main_service | Not exactly one main service
-    Give one service role: main; none where the renderer makes it.
+main_service | Not exactly one main service, or one that may end
+    Give one service role: main; none where the renderer makes it. Leave its restart out.
 nothing_reads_it | A volume, secret or blob that no service has
     Name it in a service, or leave it out.
 packages_not_carried | Packages for an app of several services
@@ -284,7 +284,7 @@ secret_missing | A server that would let everybody in, since its secret is not t
     Name a secret of the profile, and bind it in the instance if it is a reference.
 service_cycle | Services wait for each other in a circle
     Take one of the dependencies out.
-service_name_taken | A service called as the one that the renderer makes
+service_name_taken | A service called as the renderer's own, or by a name that none could reach
     Call it something else.
 sidecar_class | A sidecar that does not say its class, or a class that does not fit
     Give each sidecar a class, the main service none; setup has an end.

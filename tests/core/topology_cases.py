@@ -92,16 +92,16 @@ OF_VERSION: dict[str, tuple[Profile, Bend, str, str, str]] = {
     "the name of the renderer's service": (
         JUPYTER, more(name="notebook"), f"{S}/0/name", "service_name_taken",
         "notebook is the service that the renderer jupyter_with_sidecar makes "
-        "(call this one something else)",
+        "(call it something else)",
     ),
     "a name that nobody else can reach": (
         GENERIC, more(name="localhost"), f"{S}/3/name", "service_name_taken",
-        "localhost is every service's name for itself, so no other reaches this one by it "
+        "localhost is every service's name for itself, so no other reaches this one "
         "(call it something else)",
     ),
     "a name that is an address": (
         GENERIC, more(name="0x7f"), f"{S}/3/name", "service_name_taken",
-        "0x7f is read as an address, so no other reaches this one by it",
+        "0x7f is read as an address, so no other service reaches this one",
     ),
     "an image of the main service's own": (
         GENERIC, service(0, image_ref=INDEX_IMAGE), f"{S}/0/image_ref", "image_of_main",
@@ -143,7 +143,8 @@ OF_VERSION: dict[str, tuple[Profile, Bend, str, str, str]] = {
     ),
     "waiting for the end of the main service": (
         VLLM, more(depends_on=[{"service": "vllm", "condition": "completed"}]),
-        f"{S}/1/depends_on/0/condition", "condition_never_holds", "vllm never completes",
+        f"{S}/1/depends_on/0/condition", "condition_never_holds",
+        "vllm never completes: its restart is always (wait for it to be healthy)",
     ),
     "waiting for health that nobody asks for": (
         GENERIC, waits(1, ("fill", "healthy")), f"{S}/1/depends_on/0/condition",

@@ -253,6 +253,13 @@ def test_flags_alone_are_for_the_program_of_the_renderer(program: list[str]) -> 
     assert command[:5] == ("vllm", "serve", model, "--swap-space", "4")
 
 
+def test_a_module_is_a_program() -> None:
+    asked = ["python3", "-m", "vllm.entrypoints.cli.main", "serve", "--swap-space", "4"]
+    command = service(bent("vllm", lambda p: p.update(command=asked)), "vllm").command
+    assert command[:4] == tuple(asked[:4])
+    assert command[4:6] == ("meta-llama/Llama-3.3-70B-Instruct", "--swap-space")
+
+
 def test_flags_of_the_renderer_stand_before_what_ends_them() -> None:
     asked = ["start-notebook.py", "--debug", "--", "more"]
     command = service(bent("lab", lambda p: p.update(command=asked)), "notebook").command

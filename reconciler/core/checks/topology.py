@@ -56,8 +56,8 @@ _SAID_INSTEAD = {"ports": "say it under topology.endpoints"}
 _HTTP = ("http", "https")
 _PORT_SHOWN = re.compile(r"\{host_port:([^{}]*)\}")
 """In access instructions: the host port of the endpoint of that name."""
-_NOT_OTHERS = re.compile(r"localhost|[0-9]+|0x[0-9a-f]+")
-"""What no resolver asks the instance's network for."""
+_ADDRESS = re.compile(r"[0-9]+|0x[0-9a-f]+")
+"""A name that resolvers take for an IPv4 address, and ask nobody for."""
 _SHOWN_MAX = 8
 
 
@@ -117,7 +117,6 @@ def _main(entry: Version) -> Findings:
     """There is one, and where the renderer makes it, no other."""
     profile = entry.spec.runtime_profile
     services = services_of(profile)
-    made = MADE.get(profile.renderer) if profile.renderer else None
     mains = [one for one in services if one.service.role == "main"]
     if not mains:
         message = "no service is the main one: which of them is the app?"
@@ -127,25 +126,32 @@ def _main(entry: Version) -> Findings:
         yield finding(entry, "main_service", message, f"{where}/role", "make it a sidecar")
     for service, where, _ in mains[:1]:
         if service.restart != "always":
-            message = f"{service.name} is the main service: once it ended well the app would count"
-            message += " as ready, without it"
+            message = (
+                f"{service.name} is the main service: once it ended well the app would count as"
+                " ready, without it"
+            )
             yield finding(entry, "main_service", message, f"{where}/restart", "leave restart out")
-    for service, where, is_made in services:
-        if service.name == made and not is_made:
-            message = f"{made} is the service that the renderer {profile.renderer} makes"
-            hint = "call this one something else"
-            yield finding(entry, "service_name_taken", message, f"{where}/name", hint)
-        elif _NOT_OTHERS.fullmatch(service.name):
-            meant = "is read as an address"
-            if service.name == "localhost":
-                meant = "is every service's name for itself"
-            message = f"{service.name} {meant}, so no other reaches this one by it"
-            hint = "call it something else"
-            yield finding(entry, "service_name_taken", message, f"{where}/name", hint)
     if len(services) > SERVICES_MAX:
         message = f"{len(services)} services with that of the renderer, at most {SERVICES_MAX}"
         hint = "make several apps of it"
         yield finding(entry, "too_many_services", message, SERVICES, hint)
+
+
+def _names(entry: Version) -> Findings:
+    """Each is its own, and one that the others can reach."""
+    profile = entry.spec.runtime_profile
+    made = MADE.get(profile.renderer) if profile.renderer else None
+    for service, where, is_made in services_of(profile):
+        pointer, hint = f"{where}/name", "call it something else"
+        if service.name == made and not is_made:
+            message = f"{made} is the service that the renderer {profile.renderer} makes"
+            yield finding(entry, "service_name_taken", message, pointer, hint)
+        if service.name == "localhost":
+            message = "localhost is every service's name for itself, so no other reaches this one"
+            yield finding(entry, "service_name_taken", message, pointer, hint)
+        if _ADDRESS.fullmatch(service.name):
+            message = f"{service.name} is read as an address, so no other service reaches this one"
+            yield finding(entry, "service_name_taken", message, pointer, hint)
 
 
 # --- who waits for whom --------------------------------------------------------------------------
@@ -176,6 +182,8 @@ def _can_hold(entry: Version, needed: Dependency, there: Placed, pointer: str) -
     if needed.condition == "completed" and service.restart == "always":
         message = f"{service.name} never completes: its restart is always"
         hint = "give it restart on_failure or never, or wait for it to be healthy"
+        if service.role == "main":
+            hint = "wait for it to be healthy"
         yield finding(entry, "condition_never_holds", message, where, hint)
     if needed.condition == "healthy" and not there.made and service.health.readiness is None:
         message = f"{service.name} says nowhere when it is healthy"
@@ -334,6 +342,7 @@ def _no_service(entry: Version, name: str, known: Collection[str], pointer: str)
 CHECKS: tuple[Check, ...] = (
     _read,
     _main,
+    _names,
     _dependencies,
     _circles,
     _vital,
