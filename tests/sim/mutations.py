@@ -321,7 +321,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         _set(node_services, "unmet", _waits_for_nobody),
         kinds=(),
     ),
-    Mutation("services are well once they run", _set(status, "all_well", bool)),
     Mutation(
         "an upgrade takes all services away",
         _set(converge, "_topology", _takes_all_for_altered),

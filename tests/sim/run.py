@@ -46,6 +46,7 @@ PEACE_MS_MAX = 60 * 60_000
 PERSON_MS = 150_000
 """After that long somebody looks at what is stalled and commits something."""
 TICKS_MAX = 5_000
+LOST_MS_MAX = 5 * 60_000
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ class Simulation:
         self._peace()
         self._converge()
         self._at_rest()
+        if "services" in self.faults.kinds:
+            self._lose_a_service()
 
     def commit(self, state: State) -> None:
         """Pushes, as somebody does who knows what is meant by it."""
@@ -243,7 +246,7 @@ class Simulation:
         text = known.report_json if known is not None else None
         report = Report.model_validate_json(text) if text else None
         return any(
-            service.phase == "failed"
+            service.phase == "failed" and not service.vital
             for one in (report.workloads if report else ())
             if one.instance == str(node_name(record))
             for service in one.services
@@ -320,6 +323,35 @@ class Simulation:
             for instance in sorted(left):
                 if (name, instance) in self.checker.asked and (name, instance) not in there:
                     yield f"{instance} is left over on {name}"
+
+    def _lose_a_service(self) -> None:
+        """Once more, now that nobody changes anything: it comes back by itself, or is given up."""
+        world, records = self.world, self.store.records()
+        there = [
+            (topologies, key)
+            for node in self.nodes.values()
+            for topologies in (node.topologies,)
+            for key, container in sorted(topologies.fake.containers.items())
+            if container.status == "running"
+        ]
+        if not there:
+            return
+        topologies, key = self.rng.choice(there)
+        record = next(
+            one
+            for one in records.values()
+            if one.state is LifeState.RUNNING and str(node_name(one)) == key[0]
+        )
+        world.say("fault", f"{key[1]} of {key[0]} is lost once more")
+        topologies.befall(key, "kill")
+        ends = world.now + LOST_MS_MAX
+        while topologies.unrest(key[0]):
+            if world.now > ends or not world.step():
+                left = "; ".join(topologies.unrest(key[0]))
+                raise Violation("liveness", f"what was lost stays lost: {left}")
+            known = self.store.records()[record.key]
+            if known.state is LifeState.FAILED or self._lacks_a_service(known):
+                return
 
     def _at_rest(self) -> None:
         """A second plan has nothing in it."""
