@@ -23,7 +23,7 @@ Format = Literal["auto", "json", "console"]
 
 MASK = "***"
 _DEPTH_MAX = 6
-_TALKATIVE = ("alembic", "apscheduler", "httpx")
+TALKATIVE = ("alembic", "apscheduler", "httpx")
 """Libraries that report every call or timer as news; what goes wrong in them is still said."""
 _PRIVATE_KEY = re.compile(
     r"token|secret|passw(?:or)?d|authorization|private_?key|credential|cookie", re.IGNORECASE
@@ -76,7 +76,7 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in _TALKATIVE:
+    for name in TALKATIVE:
         quiet = logging.NOTSET if root.level <= logging.DEBUG else logging.WARNING
         logging.getLogger(name).setLevel(quiet)
 

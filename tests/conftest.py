@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from node_agent.wire import Image
 from reconciler.devkit import images, services
+from reconciler.logs import TALKATIVE
 from tests.services import go_tools
 from tests.services.slots import service_slot
 from tests.services.token_registry import TokenRegistry, open_token_registry
@@ -32,6 +34,20 @@ DEMO_REPOSITORY = "gpuaas/apps/research/site"
 # Two busy cores make single examples slow now and then; a deadline would test the machine.
 settings.register_profile("gpuaas", deadline=None, print_blob=True)
 settings.load_profile("gpuaas")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """What a test says of logging is over with it: the next one may look for lines of its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    before = structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**before)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.hookimpl(tryfirst=True)
