@@ -10,8 +10,10 @@ from reconciler.core import lifecycle
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed, is_there
-from reconciler.core.records import UNBEGUN, Event, InstanceRecord, Intent, State
+from reconciler.core.records import UNBEGUN, Event, InstanceRecord, Intent, State, node_name
 
+_PULL = "pull_blob"
+"""Of blobs, which are no instances; `plan.blobs` closes these."""
 _SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
 
 
@@ -81,14 +83,21 @@ def finished_intents(
 ) -> tuple[InstanceKey, ...]:
     """Instances whose accepted task has run its course, whatever came of it, and those that came
     to rest without the task that their node refused, or after a later one than it took over.
+
+    What was renamed meanwhile is known by what its node calls it, until nothing is left of it.
     """
+    renamed = {(one.node, node_name(one)): one for one in records.values() if one.runtime_name}
     queued = {intent.instance for intent in intents if intent.state == "queued"}
     done = set()
     for intent in intents:
-        record = records.get(intent.instance)
-        if record is None or (intent.kind == "control" and not _obeyed(intent, desired, observed)):
+        record = records.get(intent.instance) or renamed.get((intent.node, intent.instance))
+        of_control = intent.kind == "control"
+        if intent.kind == _PULL or (of_control and not _obeyed(intent, desired, observed)):
             continue
-        if intent.state == "accepted" and intent.correlation_id == record.correlation_id:
+        if record is None:
+            # It was renamed, and is gone: a task that its node took over is nobody's any more.
+            over = intent.state == "accepted" and not of_control
+        elif intent.state == "accepted" and intent.correlation_id == record.correlation_id:
             over = _ended(record, desired, observed)
         elif intent.state == "refused" or intent.correlation_id != record.correlation_id:
             rests = record.state in (State.RUNNING, *UNBEGUN)

@@ -135,3 +135,23 @@ def test_what_a_node_refused_is_closed_once_its_instance_rests_without_it() -> N
     failed = replace(record, state=State.FAILED)
     refused = replace(intent(HELLO), state="refused")
     assert finished_intents(inventory(failed), [refused], desired(HELLO), see) == ()
+
+
+def test_a_launch_in_the_middle_of_which_its_instance_was_renamed_is_closed() -> None:
+    taken = replace(intent(HELLO), state="accepted")
+    hi = target("hi", called="hello")
+    renamed = replace(
+        deploying(HELLO), key=key_of("hi"), runtime_name=key_of("hello"),
+        correlation_id=taken.correlation_id,
+    )  # fmt: skip
+    see = observed(report(hi))
+    assert finished_intents(inventory(renamed), [taken], desired(hi), see) == ()
+    for rests in (
+        replace(renamed, state=State.RUNNING),
+        replace(renamed, state=State.DECOMMISSIONED, correlation_id="of its removal"),
+        replace(running(hi), correlation_id="of a later operation"),
+    ):
+        closed = finished_intents(inventory(rests), [taken], desired(hi), see)
+        assert closed == (HELLO.instance.key,)
+    for other in (replace(taken, state="queued"), replace(taken, kind="pull_blob")):
+        assert finished_intents(inventory(running(hi)), [other], desired(hi), see) == ()
