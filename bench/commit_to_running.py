@@ -192,11 +192,11 @@ def told(bench: Bench, since: float) -> dict[str, float]:
     return moments
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
+def until(true: Callable[[], bool], wait_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
     while not true():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing happened for {WAIT_S:.0f} s")
+            raise TimeoutError(f"nothing happened for {wait_s:.0f} s")
         time.sleep(LOOK_S)
 
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import yaml
 
+from bench.commit_to_running import until
 from reconciler.devkit import images, services, state_repo
 from tests.e2e import topologies
 from tests.e2e.platform import AGENT, INSTANCE, VERSIONS, Document, Platform, publish_to_registry
@@ -39,7 +40,6 @@ from tests.services import go_tools
 
 SERVICES = ("left", "main", "right")
 VERSION_FILE = f"catalog/hello/versions/{VERSIONS[0]}.yaml"
-LOOK_S = 0.01
 WAIT_S = 120.0
 ASK = ["CMD", "/bin/busybox", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/"]
 _OURS = ("labels", "container_name", "networks", "healthcheck", "depends_on", "volumes")
@@ -136,15 +136,15 @@ def by_commit(bench: Bench) -> tuple[dict[str, float], Document]:
     change(platform, state_repo.INSTANCE, with_room)
     platform.commit("bench")
     moments["woken"] = time.time()
-    until(lambda: is_ready(platform.instance()))
+    until(lambda: is_ready(platform.instance()), WAIT_S)
     moments["ready"] = time.time()
-    until(lambda: platform.page() == VERSIONS[0])
+    until(lambda: platform.page() == VERSIONS[0], WAIT_S)
     moments |= {"answered": time.time(), **told(platform, moments["begun"])}
     (file,) = (platform.root / AGENT / "compose").glob("*/compose.json")
     document: Document = json.loads(file.read_text())
     platform.remove_instance()
     platform.commit("bench")
-    until(lambda: platform.instance()["state"] == "decommissioned")
+    until(lambda: platform.instance()["state"] == "decommissioned", WAIT_S)
     return moments, document
 
 
@@ -174,7 +174,7 @@ def bare(bench: Bench, document: Document, conditions: bool) -> float:
     port = document["services"]["main"]["ports"][0]["published"]
     begun = time.time()
     bench.call("bare", document, "up", "--detach", "--wait", "--pull", "never")
-    until(lambda: Platform.page_at(f"http://127.0.0.1:{port}/") == VERSIONS[0])
+    until(lambda: Platform.page_at(f"http://127.0.0.1:{port}/") == VERSIONS[0], WAIT_S)
     taken = time.time() - begun
     bench.call("bare", document, "down", "--volumes", "--timeout", "1")
     return taken
@@ -197,14 +197,6 @@ def as_somebody_elses(document: Document, port: int, conditions: bool) -> Docume
                 others = [one for one in SERVICES if one != "main"]
                 service["depends_on"] = {one: {"condition": "service_healthy"} for one in others}
     return copy
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing happened for {WAIT_S:.0f} s")
-        time.sleep(LOOK_S)
 
 
 # --- one run -------------------------------------------------------------------------------------

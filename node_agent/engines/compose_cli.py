@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from node_agent.engines.base import EngineFailure
-from node_agent.engines.docker_spec import failure_of
+from node_agent.engines.docker_spec import failure_of, first_line
 from node_agent.wire import FailureReason
 
 PROGRAM = "docker-compose"
@@ -265,8 +265,7 @@ def _refusal(answer: str) -> str:
     found = _VERSION.fullmatch(answer)
     if found is not None:
         return f"version {answer} is too old"
-    line = answer.strip().split("\n", 1)[0][:80]
-    return "".join(c if c.isprintable() else "?" for c in line) or "said no version"
+    return first_line(answer, 80) or "said no version"
 
 
 def _words(version: tuple[int, int]) -> str:

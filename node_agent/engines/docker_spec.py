@@ -311,27 +311,27 @@ def failure_of(status: int, message: str, doing: str) -> EngineFailure:
     """Docker's own words as one of our reasons. `doing`: pull, create, start or anything else."""
     text = message.lower()
     if any(word in text for word in _DISK_FULL):
-        return EngineFailure(FailureReason.DISK_FULL, _first_line(message), transient=True)
+        return EngineFailure(FailureReason.DISK_FULL, first_line(message), transient=True)
     for words, reason in _WORDS.get(doing, ()):
         if any(word in text for word in words):
             taken = _ADDRESS.search(message) if reason is FailureReason.PORT_IN_USE else None
-            said = f"port {taken[1]} of the host is taken" if taken else _first_line(message)
+            said = f"port {taken[1]} of the host is taken" if taken else first_line(message)
             return EngineFailure(reason, said)
     if doing == "pull":
         reason = FailureReason.IMAGE_PULL_FAILED
         if status == 404:
             reason = FailureReason.IMAGE_NOT_FOUND
-        return EngineFailure(reason, _first_line(message), transient=status != 404)
+        return EngineFailure(reason, first_line(message), transient=status != 404)
     if status >= 500 and doing not in {"create", "start"}:
-        return EngineFailure(FailureReason.ENGINE_UNAVAILABLE, _first_line(message), transient=True)
+        return EngineFailure(FailureReason.ENGINE_UNAVAILABLE, first_line(message), transient=True)
     return EngineFailure(
-        FailureReason.CREATE_REFUSED, _first_line(message), transient=status == 409
+        FailureReason.CREATE_REFUSED, first_line(message), transient=status == 409
     )
 
 
-def _first_line(message: str) -> str:
+def first_line(message: str, chars_max: int = 500) -> str:
     """What a registry or an image can put into Docker's words does nothing to a terminal."""
-    line = message.strip().split("\n", 1)[0][:500]
+    line = message.strip().split("\n", 1)[0][:chars_max]
     return "".join(c if c.isprintable() else "?" for c in line)
 
 

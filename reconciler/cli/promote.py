@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import click
 
 from reconciler.cli.common import EXIT_ERROR, EXIT_OK, format_option, load_settings, print_json
 from reconciler.cli.diff import print_lines
-from reconciler.cli.proposed import in_the_way, next_steps, patch
+from reconciler.cli.proposed import changed_document, committed, in_the_way, next_steps
 from reconciler.core.names import Revision
 from reconciler.core.promotion_steps import STEPS
 from reconciler.use_cases.promoting import Asked, Promoting, find_target, message_of, prepare
 from reconciler.use_cases.validation import check
-from reconciler.views.changes import Line, field_document, field_lines, problem_document
 from reconciler.wiring.history import commit_on_branch, local_history, remotes
 
 FORMAT = "gpuaas.dev/promotion/v1"
@@ -127,7 +125,9 @@ def propose(
     if output == "json":
         print_json(_document(made, name, revision))
     else:
-        print_lines([*_lines(made, name, revision), *next_steps(name, remotes(repo))])
+        title = f"{made.ref} is to be {made.state}"
+        shown = committed(title, made, name, revision)
+        print_lines([*shown, *next_steps(name, remotes(repo))])
     return EXIT_OK
 
 
@@ -141,16 +141,6 @@ def _refuse(made: Promoting, output: str) -> int:
     return EXIT_ERROR
 
 
-def _lines(made: Promoting, branch: str, revision: Revision) -> Iterator[Line]:
-    yield Line(f"{made.ref} is to be {made.state}", "title")
-    yield Line(f"  branch {branch}, commit {revision[:12]} on top of {made.base[:12]}")
-    yield Line("")
-    yield from (Line(f"  {line.text}", line.style) for line in field_lines(made.fields))
-    if made.fields:
-        yield Line("")
-    yield from patch(made.before, made.files)
-
-
 def _document(made: Promoting, branch: str | None, revision: Revision | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -160,7 +150,5 @@ def _document(made: Promoting, branch: str | None, revision: Revision | None) ->
         "branch": branch,
         "commit": revision,
         "base": made.base,
-        "paths": sorted(made.files),
-        "fields": [field_document(field) for field in made.fields],
-        "in_the_way": [problem_document(problem) for problem in made.in_the_way],
+        **changed_document(made),
     }

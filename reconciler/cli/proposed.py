@@ -4,11 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import unified_diff
+from typing import Any, Protocol
 
+from reconciler.core.changes import FieldChange
+from reconciler.core.names import Revision
 from reconciler.core.printable import printable
-from reconciler.views.changes import Line
+from reconciler.core.problems import Problem
+from reconciler.views.changes import Line, field_document, field_lines, problem_document
 
 Files = Mapping[str, bytes | None]
+
+
+class Proposal(Protocol):
+    """A commit on top of `base`, as `use_cases.rollback.Rollback` describes its fields."""
+
+    @property
+    def base(self) -> Revision: ...
+
+    @property
+    def files(self) -> Files: ...
+
+    @property
+    def before(self) -> Files: ...
+
+    @property
+    def fields(self) -> tuple[FieldChange, ...]: ...
+
+    @property
+    def in_the_way(self) -> tuple[Problem, ...]: ...
+
+
+def committed(title: str, made: Proposal, branch: str, revision: Revision) -> Iterator[Line]:
+    """The commit that was made: where it is, what it changes, and its patch."""
+    yield Line(title, "title")
+    yield Line(f"  branch {branch}, commit {revision[:12]} on top of {made.base[:12]}")
+    yield Line("")
+    yield from (Line(f"  {line.text}", line.style) for line in field_lines(made.fields))
+    if made.fields:
+        yield Line("")
+    yield from patch(made.before, made.files)
+
+
+def changed_document(made: Proposal) -> dict[str, Any]:
+    """What it changes, and what is in its way, as the end of a command's document."""
+    return {
+        "paths": sorted(made.files),
+        "fields": [field_document(field) for field in made.fields],
+        "in_the_way": [problem_document(problem) for problem in made.in_the_way],
+    }
 
 
 def patch(before: Files, after: Files) -> Iterator[Line]:

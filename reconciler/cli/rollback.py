@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,12 @@ import click
 
 from reconciler.cli.common import EXIT_ERROR, EXIT_OK, format_option, load_settings, print_json
 from reconciler.cli.diff import print_lines
-from reconciler.cli.proposed import in_the_way, next_steps, patch
+from reconciler.cli.proposed import changed_document, committed, in_the_way, next_steps
 from reconciler.core.history import Commit
 from reconciler.core.names import ObjectRef, Revision
 from reconciler.use_cases.history import parse_target
 from reconciler.use_cases.rollback import Rollback, message_of, prepare
 from reconciler.use_cases.validation import check
-from reconciler.views.changes import (
-    Line,
-    field_document,
-    field_lines,
-    problem_document,
-)
 from reconciler.wiring.history import commit_on_branch, local_history, remotes
 
 FORMAT = "gpuaas.dev/rollback/v1"
@@ -81,7 +74,8 @@ def rollback(
     if output == "json":
         print_json(_document(found, name, made))
     else:
-        print_lines([*_lines(found, name, made), *next_steps(name, remotes(repo))])
+        title = f"Rolled back {found.ref} to {found.what}"
+        print_lines([*committed(title, found, name, made), *next_steps(name, remotes(repo))])
     return EXIT_OK
 
 
@@ -99,16 +93,6 @@ def _refuse(found: Rollback, output: str) -> int:
     return EXIT_ERROR
 
 
-def _lines(found: Rollback, branch: str, made: Revision) -> Iterator[Line]:
-    yield Line(f"Rolled back {found.ref} to {found.what}", "title")
-    yield Line(f"  branch {branch}, commit {made[:12]} on top of {found.base[:12]}")
-    yield Line("")
-    yield from (Line(f"  {line.text}", line.style) for line in field_lines(found.fields))
-    if found.fields:
-        yield Line("")
-    yield from patch(found.before, found.files)
-
-
 def _document(found: Rollback, branch: str | None, made: Revision | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -118,7 +102,5 @@ def _document(found: Rollback, branch: str | None, made: Revision | None) -> dic
         "base": found.base,
         "to": found.to,
         "to_what": found.what,
-        "paths": sorted(found.files),
-        "fields": [field_document(field) for field in found.fields],
-        "in_the_way": [problem_document(problem) for problem in found.in_the_way],
+        **changed_document(found),
     }

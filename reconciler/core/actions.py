@@ -8,6 +8,9 @@ from typing import Literal
 from node_agent.wire import Workload
 from reconciler.core.names import ActionId, InstanceKey, content_hash
 
+PULL_BLOB: Literal["pull_blob"] = "pull_blob"
+"""The kind of what is asked of blobs; all other kinds are of instances."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -154,7 +157,7 @@ class BlobAction:
     artifact: str
     reason: str
     held: Held | None = None
-    kind: Literal["pull_blob"] = "pull_blob"
+    kind: Literal["pull_blob"] = PULL_BLOB
 
 
 def blob_subject(node: str, digest: str) -> InstanceKey:

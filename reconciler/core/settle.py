@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 from node_agent.wire import Phase
 from reconciler.core import lifecycle
+from reconciler.core.actions import PULL_BLOB
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed, is_there
 from reconciler.core.records import UNBEGUN, Event, InstanceRecord, Intent, State, node_name
 
-_PULL = "pull_blob"
-"""Of blobs, which are no instances; `plan.blobs` closes these."""
 _SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
 
 
@@ -86,13 +85,16 @@ def finished_intents(
 
     What was renamed meanwhile is known by what its node calls it, until nothing is left of it.
     """
+    if not intents:
+        return ()
     renamed = {(one.node, node_name(one)): one for one in records.values() if one.runtime_name}
     queued = {intent.instance for intent in intents if intent.state == "queued"}
     done = set()
     for intent in intents:
         record = records.get(intent.instance) or renamed.get((intent.node, intent.instance))
         of_control = intent.kind == "control"
-        if intent.kind == _PULL or (of_control and not _obeyed(intent, desired, observed)):
+        # Blobs are no instances; `plan.blobs` closes what was asked of them.
+        if intent.kind == PULL_BLOB or (of_control and not _obeyed(intent, desired, observed)):
             continue
         if record is None:
             # It was renamed, and is gone: a task that its node took over is nobody's any more.

@@ -18,6 +18,7 @@ from typing import Any
 
 from node_agent.envelope import EnvelopeRefused, unseal
 from reconciler.core.actions import (
+    PULL_BLOB,
     Action,
     BlobAction,
     KeyAction,
@@ -354,7 +355,7 @@ def _is_seen(action: SavedAction, keys: Mapping[str, Seen[tuple[int, ...]]]) -> 
 def _ended(intent: Intent, record: InstanceRecord | None) -> bool:
     if intent.state in ("refused", "expired", "superseded"):
         return True
-    if intent.state == "queued" or intent.kind in ("control", "pull_blob"):
+    if intent.state == "queued" or intent.kind in ("control", PULL_BLOB):
         return False
     return record is None or record.state in _SETTLED
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from node_agent.wire import BlobSeen
-from reconciler.core.actions import BlobAction, Held, blob_subject
+from reconciler.core.actions import PULL_BLOB, BlobAction, Held, blob_subject
 from reconciler.core.desired import BlobWish, Desired
 from reconciler.core.names import InstanceKey, ObjectRef
 from reconciler.core.observed import Known, Observed, Seen, Unknown
@@ -23,8 +23,6 @@ from reconciler.core.plan.terms import in_force
 from reconciler.core.records import InstanceRecord, Intent
 from reconciler.core.times import time_text
 
-PULL = "pull_blob"
-"""The kind of its intents."""
 PULLING, FAILED, REFUSED = "blob_pulling", "blob_failed", "task_refused"
 FAILED_PAUSE_MS = 300_000
 UNSEEN_MS = 60_000
@@ -46,7 +44,7 @@ def digests_for(
 ) -> frozenset[str]:
     """The blobs that a node may have: what its instances read, and what it is asked to pull."""
     read = {digest for record in records if record.node == node for digest in record.blobs}
-    asked = {one.target_hash for one in intents if one.kind == PULL and one.node == node}
+    asked = {one.target_hash for one in intents if one.kind == PULL_BLOB and one.node == node}
     return frozenset(read | asked)
 
 
@@ -65,7 +63,7 @@ def finished_pulls(
             {
                 intent.instance
                 for intent in intents
-                if intent.kind == PULL
+                if intent.kind == PULL_BLOB
                 and (intent.instance not in wanted or _is_over(intent, observed, now_ms))
             }
         )
@@ -90,7 +88,7 @@ def wanted_of_blobs(
     wishes: Iterable[BlobWish], observed: Observed, intents: Sequence[Intent]
 ) -> tuple[BlobAction, ...]:
     """Every blob that is not where it should be; `intents` are those that are not finished."""
-    asked = {intent.instance: intent for intent in intents if intent.kind == PULL}
+    asked = {intent.instance: intent for intent in intents if intent.kind == PULL_BLOB}
     found = []
     for wish in wishes:
         blob = blob_on(observed, wish.node, wish.digest)
