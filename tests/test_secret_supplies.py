@@ -81,6 +81,22 @@ def test_a_launch_waits_until_the_secret_is_set_and_says_how(world: World) -> No
     assert world.record.secrets == (f"hf-token={REFERENCE}", MACHINE_IDENTITY, "token")
 
 
+def test_who_waited_is_told_though_it_was_launched_while_the_secret_was_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.converge()
+    write = custody(world).write
+
+    def write_while_others_look(path: str, value: Secret) -> None:
+        write(path, value)
+        world.converge()
+
+    monkeypatch.setattr(custody(world), "write", write_while_others_look)
+    written = set_secret(world.ports, HF, Secret("hunter2"), "local/ada")
+    assert state_of(world) is State.RUNNING
+    assert (written.waiting, written.readers) == (("acme/research/hello",), ())
+
+
 def test_no_value_is_in_what_is_stored_planned_or_told(world: World) -> None:
     put(world, "canary-4711")
     world.converge()

@@ -73,8 +73,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class Written:
-    """`readers` run now, and read the new value at their next start; `waiting` refer to it and do
-    not run. `unknown` says that nothing accepted is called so, as it may be too early.
+    """As it was just before: `readers` ran, and read the new value at their next start; `waiting`
+    refer to it and did not run. `unknown` says that nothing accepted is called so, as it may be too early.
     """
 
     ref: SecretRef
@@ -114,10 +114,11 @@ def value_from(raw: bytes, *, keep_newline: bool = False) -> Secret:
 
 def set_secret(ports: Ports, ref: SecretRef, value: Secret, actor: str) -> Written:
     """Puts a value where the secret is kept, in place of the one before."""
+    # Once it is written, a pass may launch what waits for it before this has looked.
+    accepted, records = ports.store.accepted(), ports.store.records()
     ports.secrets.write(ref.path, value)
     seen = ports.secrets.seen(ref.path)
     _tell(ports, WRITTEN, ref, actor)
-    accepted, records = ports.store.accepted(), ports.store.records()
     readers = tuple(r for r in _referring(records.values(), ref.path) if r.state in LIVE)
     running = {instance_of(record.key) for record in readers}
     waiting = (key for key in users(accepted, records).get(ref.path, ()) if key not in running)
