@@ -1,6 +1,8 @@
 """OCI and Docker manifests, indexes and image configs: from bytes that were hashed to plain values.
 
-Rules: no network, no disk. Odd content is Refused with what is odd; nothing is guessed.
+Rules: no network, no disk. Odd content is Refused with what is odd; nothing is guessed. So is what
+another reader may take otherwise: a name given twice, or in other capitals, which engines in Go
+take for the same.
 """
 
 from __future__ import annotations
@@ -33,6 +35,13 @@ CONFIG_TYPES = frozenset(
         "application/vnd.docker.container.image.v1+json",
     }
 )
+_NAMES = {
+    name.casefold(): name
+    for name in (
+        *("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject"),
+        *("digest", "size", "platform", "urls", "data", "annotations"),
+    )
+}
 _PLATFORM_WORD = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,63}")
 
 
@@ -68,6 +77,7 @@ def parse_manifest(
     refused: two readers would take it for two different images.
     """
     document = _object(content, where)
+    _check_names(document, "the manifest", where)
     media_type = _media_type(document, served_type, where)
     if ("manifests" in document) == ("config" in document or "layers" in document):
         raise _odd("it is both an index and a manifest, or neither", where)
@@ -89,9 +99,29 @@ def parse_config_platform(content: bytes, where: str) -> str:
     return _platform(_object(content, where), "config", where)
 
 
+class _Twice(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Twice
+    return found
+
+
+def _check_names(document: dict[str, Any], what: str, where: str) -> None:
+    for name in document:
+        meant = _NAMES.get(name.casefold(), name)
+        if name != meant:
+            raise _odd(f"{what} has {name[:40]!r}, which some read as {meant}", where)
+
+
 def _object(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_once)
+    except _Twice:
+        raise _odd("a name is given twice in one object", where) from None
     except (ValueError, RecursionError):
         raise _odd("it is not JSON", where) from None
     if not isinstance(document, dict):
@@ -131,6 +161,7 @@ def _descriptors(
 def _descriptor(value: object, name: str, where: str) -> Descriptor:
     if not isinstance(value, dict):
         raise _odd(f"{name} is not a descriptor", where)
+    _check_names(value, name, where)
     media_type, size = value.get("mediaType"), value.get("size")
     if not isinstance(media_type, str) or not media_type:
         raise _odd(f"{name} has no media type", where)

@@ -7,7 +7,7 @@ Rules:
   nothing for a while is cut off, and a body takes the memory of two batches, however large it is.
 - One body of an upload is taken at a time, and few of one project and in all (`upload_slots`): the
   offset and the credential are looked at before any of it is read, and the credential again before
-  each batch is stored.
+  each batch is stored, however small it is after a while: no body outlasts its intent.
 - What hashes for long is answered 202: ask again.
 """
 
@@ -33,6 +33,8 @@ from reconciler.server.ranges import blob_answer
 from reconciler.server.upload_slots import UploadSlots
 
 BATCH_BYTES = 4 * 1024 * 1024
+BATCH_AGE_S = 10.0
+"""What came is stored after so long, also where it is no whole batch."""
 FINISH_WAIT_S = 10.0
 OFFSET = "Upload-Offset"
 _ADDRESS_TTL_MS_MAX = 900_000
@@ -101,7 +103,7 @@ class BlobsApi:
         await asyncio.wait({hashing}, timeout=FINISH_WAIT_S)
         if not hashing.done():
             return JSONResponse({"hashing": True}, 202, {"Retry-After": "1"})
-        del self._finishing[transfer.id, digest]
+        self._finishing.pop((transfer.id, digest), None)  # Others may have waited for it, too.
         try:
             size_bytes = hashing.result()
         except GpuaasError as error:
@@ -145,10 +147,11 @@ class BlobsApi:
         return (await storing if storing is not None else part).bytes_done
 
     async def _batches(self, request: Request, left: int) -> AsyncIterator[bytes]:
-        """The body, in pieces of `BATCH_BYTES`; what there is of the last one also where it ends
-        early, before that is raised.
+        """The body, in pieces of `BATCH_BYTES`, or of what comes in `BATCH_AGE_S`; what there is of
+        the last one also where it ends early, before that is raised.
         """
-        batch = bytearray()
+        batch, now_s = bytearray(), asyncio.get_running_loop().time
+        begun_s = now_s()
         ended: Exception | None = None
         stream = request.stream()
         while True:
@@ -167,9 +170,10 @@ class BlobsApi:
             if left < 0:
                 raise self._too_large()
             batch += chunk
-            if len(batch) >= BATCH_BYTES:
+            if len(batch) >= BATCH_BYTES or (batch and now_s() - begun_s >= BATCH_AGE_S):
                 yield bytes(batch)
                 batch.clear()
+                begun_s = now_s()
         if batch:
             yield bytes(batch)
         if ended is not None:

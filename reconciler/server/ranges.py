@@ -90,12 +90,12 @@ async def blob_answer(
     headers = described(digest, file_name)
     if etag in request.headers.get("if-none-match", "").replace(" ", "").split(","):
         return Response(status_code=304, headers=headers)
-    asked = request.headers.get("range")
-    wanted = byte_range(asked, request.headers.get("if-range"), etag, size_bytes)
     if request.method == "HEAD":
         # A range means nothing to HEAD: it tells of the whole.
         headers["Content-Length"] = str(size_bytes)
         return Response(headers=headers, media_type=media_type)
+    asked = request.headers.get("range")
+    wanted = byte_range(asked, request.headers.get("if-range"), etag, size_bytes)
     if redirect_ttl_s is not None:
         address = await threads.run(blobs.address, digest, redirect_ttl_s)
         if address is not None:

@@ -1,7 +1,11 @@
 """Who comes with the credential of an intent: what the registry's clients and blobs are let in by.
 
-Rule: whoever has no good credential learns nothing, and who tries often has to wait. A try counts
-before its outcome is known, so that tries in parallel count as well; those that were good don't.
+Rules:
+- Whoever has no good credential learns nothing, and who tries often has to wait. A try counts
+  before its outcome is known, so that tries in parallel count as well; those that were good don't.
+- Who names no intent that there is counts by his address, who names one by that as well: so he
+  keeps out nobody who comes from the same address, say a proxy, with another.
+- What was withdrawn since a pull intent was opened is given by it no more.
 """
 
 from __future__ import annotations
@@ -14,25 +18,31 @@ from reconciler.ports import Secret
 from reconciler.server.deps import ServerDeps
 from reconciler.server.errors import ApiError
 from reconciler.server.rate_limit import Buckets, take_turn
+from reconciler.use_cases.transfers import is_withdrawn
 
 _REFUSALS_AT_ONCE, _REFUSAL_EVERY_S = 30, 2.0
 _ADDRESSES_MAX = 10_000
 
 
 class TransferLogin:
-    """Looks transfers up in the store, and counts by address who is refused."""
+    """Looks transfers up in the store, and counts who is refused."""
 
     def __init__(self, deps: ServerDeps) -> None:
         self._deps = deps
         self._by_address = Buckets(_REFUSALS_AT_ONCE, _REFUSAL_EVERY_S, _ADDRESSES_MAX)
+        self._by_intent = Buckets(_REFUSALS_AT_ONCE, _REFUSAL_EVERY_S, _ADDRESSES_MAX)
 
     def opened(self, name: str, password: Secret, peer: str, now_ms: int) -> Transfer:
         """The open transfer of this credential. ApiError 401 for none, 429 for too many tries."""
-        take_turn(self._by_address, peer, now_ms, "too many refused tries from this address")
         transfer = self._deps.store.transfer(name)
+        buckets = self._by_address if transfer is None else self._by_intent
+        counted = peer if transfer is None else f"{transfer.id} {peer}"
+        take_turn(buckets, counted, now_ms, "too many refused tries from this address")
         if transfer is None or not admits(transfer, password.reveal(), now_ms):
             raise credential_refused()
-        self._by_address.give_back(peer, now_ms)
+        buckets.give_back(counted, now_ms)
+        if transfer.kind == "pull" and is_withdrawn(self._deps.store.accepted(), transfer):
+            raise credential_refused()
         return transfer
 
 

@@ -270,6 +270,16 @@ def _visible_artifact(accepted: Accepted, wish: PullWish) -> tuple[ObjectRef, Ar
     return best.ref, best.spec
 
 
+def is_withdrawn(accepted: Accepted, transfer: Transfer) -> bool:
+    """Whether what a pull intent gave would not be given to its project by now: it was revoked or
+    retired since, or is not shown to it any more.
+    """
+    place = transfer.repository, transfer.digest
+    same = tuple(one for one in _artifacts(accepted, None, place[1]) if _place_of(one) == place)
+    found = standing(same, tuple(transfer.owner.split("/"))) if same else ""
+    return found in _NO_PULL or found in UNSEEN
+
+
 def sources_seen(accepted: Accepted, digest: str, by: Collection[tuple[str, ...]]) -> set[str]:
     """Those of Artifacts with this digest that one of these projects (tenant, project) may see."""
     found = _artifacts(accepted, None, digest)

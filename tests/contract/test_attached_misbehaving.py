@@ -6,6 +6,7 @@ with it. What can't be asked for is an error, never "nothing is attached".
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +116,33 @@ def test_an_honest_bundle_is_found_whatever_its_list_calls_it() -> None:
         assert (found.form, found.content, found.digest) == ("bundle", BUNDLE, str(digest))
 
 
+def test_a_document_that_its_manifest_brings_along_is_not_asked_for() -> None:
+    memory = Memory()
+    memory.add(carrying(memory, layer={"data": base64.b64encode(BUNDLE).decode()}))
+    memory.blobs.clear()
+    (found,) = memory.collect().documents
+    assert found.content == BUNDLE
+
+
+@pytest.mark.parametrize(
+    "data", [base64.b64encode(b'{"bundle":2}').decode(), "", "no base64", "\u00e9", None, 7]
+)
+def test_what_a_manifest_brings_along_under_another_digest_is_none(data: object) -> None:
+    memory = Memory()
+    memory.add(carrying(memory, layer={"data": data}))
+    (found,) = memory.collect().documents
+    assert found.content == BUNDLE
+    memory.blobs.clear()
+    assert [one.code for one in memory.collect().unusable] == ["attached_missing"]
+
+
+def test_what_a_manifest_brings_along_is_no_larger_than_it_says() -> None:
+    memory = Memory()
+    brought = {"data": base64.b64encode(BUNDLE).decode(), "size": len(BUNDLE) - 1}
+    memory.add(carrying(memory, layer=brought))
+    assert [one.code for one in memory.collect().unusable] == ["attached_too_large"]
+
+
 def _subject(memory: Memory, value: object) -> None:
     memory.add(carrying(memory, subject=value))
 
@@ -201,7 +229,7 @@ REJECTED: dict[str, tuple[Callable[[Memory], None], str, str]] = {
         "attached_missing",
         "a list names it, and it is not there",
     ),
-    "two subjects": (_twice, "attached_malformed", "a name is given twice in one object"),
+    "two subjects": (_twice, "manifest_malformed", "a name is given twice in one object"),
     "a type that it is not": (
         _lying_type,
         "attached_malformed",
