@@ -5,12 +5,16 @@ Rules:
   a registry without referrers has one index at a tag: both are read, added to, written and read
   again, since two who attach at once would otherwise take each other's away.
 - Where there is no more room, those in the middle give way, which are not read in any case
-  (`registry_attached`): whoever fills a place can't keep a true signature out.
+  (`registry_attached`): whoever fills a place, by number or by size, can't keep a true signature
+  out.
 - The artifact itself is read and hashed first: nothing is attached to what is not there.
+- A small bundle is in its manifest too, as OCI has it: who looks asks for one thing less.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +46,17 @@ _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _CONTENT_ANNOTATION = "dev.sigstore.bundle.content"
 _TRIES_MAX = 5
+_BROUGHT_BYTES_MAX = 64 * 1024
+_READ_ANNOTATIONS = (
+    SIGNATURE_ANNOTATION,
+    CLASSIC_PREDICATE_ANNOTATION,
+    BUNDLE_PREDICATE_ANNOTATION,
+)
+_LIST_BYTES_MAX = 2 * 1024 * 1024
+"""Of what is written to a tag. Registries take no manifest of more than 4 MiB."""
+_ENTRY_BYTES_MAX = 32 * 1024
+"""Of one entry, so that at least as many fit as are read."""
+_READ_CHARS_MAX = 2048
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,9 @@ class Attaching:
     def _referrer(self, document: Document, about: dict[str, Any]) -> Written:
         empty = put_blob(self.remote, b"{}")
         bundle = put_blob(self.remote, document.content)
+        layer = _descriptor(BUNDLE_TYPE, bundle, len(document.content))
+        if len(document.content) <= _BROUGHT_BYTES_MAX:
+            layer["data"] = base64.b64encode(document.content).decode()
         annotations = {_CONTENT_ANNOTATION: "dsse-envelope"}
         if document.predicate_type:
             annotations[BUNDLE_PREDICATE_ANNOTATION] = document.predicate_type
@@ -105,7 +123,7 @@ class Attaching:
             "mediaType": OCI_MANIFEST,
             "artifactType": BUNDLE_TYPE,
             "config": _descriptor(_EMPTY_TYPE, empty, 2),
-            "layers": [_descriptor(BUNDLE_TYPE, bundle, len(document.content))],
+            "layers": [layer],
             "subject": about,
             "annotations": annotations,
         }
@@ -164,7 +182,7 @@ class Attaching:
 
 def manifest_of_layers(remote: Remote, layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What goes to a tag of classic cosign, and nothing but its documents; puts its config."""
-    layers = both_ends(documents_of(layers), remote.bounds.descriptors_max)
+    layers = _fitting(documents_of(layers), remote.bounds.descriptors_max)
     config = _config([layer["digest"] for layer in layers])
     digest = put_blob(remote, config)
     return {
@@ -177,8 +195,37 @@ def manifest_of_layers(remote: Remote, layers: Sequence[dict[str, Any]]) -> dict
 
 def index_of_entries(remote: Remote, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What goes to the tag where clients keep a list of referrers."""
-    kept = both_ends(entries, remote.bounds.descriptors_max)
+    kept = _fitting([_bounded(entry) for entry in entries], remote.bounds.descriptors_max)
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": kept}
+
+
+def _fitting(entries: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """As many of them, from both ends, as a registry takes."""
+    sizes_bytes = [_size_bytes(entry) for entry in entries]
+    while len(entries) > limit or sum(sizes_bytes) > _LIST_BYTES_MAX:
+        limit = min(limit, len(entries) - 1)
+        entries, sizes_bytes = both_ends(entries, limit), both_ends(sizes_bytes, limit)
+    return list(entries)
+
+
+def _bounded(entry: dict[str, Any]) -> dict[str, Any]:
+    """Without what nobody reads, where its author wrote too much into it."""
+    if _size_bytes(entry) <= _ENTRY_BYTES_MAX:
+        return entry
+    kept = {name: entry[name] for name in ("mediaType", "digest", "size")}
+    given = entry.get("annotations")
+    texts = given if isinstance(given, dict) else {}
+    kept["annotations"] = {
+        name: texts[name]
+        for name in _READ_ANNOTATIONS
+        if isinstance(texts.get(name), str) and len(texts[name]) <= _READ_CHARS_MAX
+    }
+    kind = entry.get("artifactType")
+    return {**kept, "artifactType": kind} if isinstance(kind, str) and kind in FORMS else kept
+
+
+def _size_bytes(entry: dict[str, Any]) -> int:
+    return len(json.dumps(entry))
 
 
 def documents_of(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -192,7 +239,7 @@ def _document(layer: dict[str, Any]) -> dict[str, Any]:
     given = layer.get("annotations")
     if isinstance(given, dict):
         kept["annotations"] = {name: text for name, text in given.items() if isinstance(text, str)}
-    return kept
+    return _bounded(kept)
 
 
 def _descriptor(media_type: str, digest: Digest, size_bytes: int) -> dict[str, Any]:

@@ -8,10 +8,12 @@ Rules:
 - Documents, bytes of one and bytes of all are bounded, for each place by itself: what fills one
   hides nothing in another. Of too many, the newest and the oldest are read: neither what was there
   first nor what was signed just now can be pushed out by what others add.
+- A document that its manifest brings along (`data`) is not asked for; it is hashed as any other.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -74,6 +76,8 @@ class _Layer:
     form: AttachedForm
     signature: str
     predicate_type: str
+    data: str = ""
+    """What the manifest says that the document is, in base64."""
 
 
 class _Odd(Exception):
@@ -242,21 +246,25 @@ class Collecting:
             raise _Odd("attached_too_large", f"{size} bytes; {much}")
         room.documents -= 1
         room.size_bytes -= size
+        content = _brought(layer) or self._blob(layer.descriptor)
+        self._documents.append(
+            Document(
+                layer.form, content, layer.signature, str(layer.manifest), layer.predicate_type
+            )
+        )
+
+    def _blob(self, descriptor: Descriptor) -> bytes:
         try:
-            content = self.source.blob(layer.descriptor.digest, size)
+            content = self.source.blob(descriptor.digest, descriptor.size_bytes)
         except Refused as error:
             if error.code != "manifest_too_large":
                 raise
             raise _Odd("attached_too_large", "larger than its descriptor says") from None
         if content is None:
             raise _Odd("attached_missing", "the document that its manifest names is not there")
-        if Digest.of(content) != layer.descriptor.digest:
-            raise _Odd("digest_mismatch", f"its bytes hash to {Digest.of(content)}")
-        self._documents.append(
-            Document(
-                layer.form, content, layer.signature, str(layer.manifest), layer.predicate_type
-            )
-        )
+        if (actual := Digest.of(content)) != descriptor.digest:
+            raise _Odd("digest_mismatch", f"its bytes hash to {actual}")
+        return content
 
     def _reject(self, digest: Digest, code: str, message: str) -> None:
         self._unusable.append(Unusable(str(digest), code, shown(message)))
@@ -268,6 +276,17 @@ def both_ends(found: Sequence[_T], limit: int) -> list[_T]:
         return list(found)
     newest = (limit + 1) // 2
     return [*found[: limit - newest], *found[len(found) - newest :]]
+
+
+def _brought(layer: _Layer) -> bytes | None:
+    """The document, where its manifest brings it along; what has another digest is none."""
+    try:
+        content = base64.b64decode(layer.data, validate=True)
+    except ValueError:
+        return None
+    said = layer.descriptor
+    good = len(content) <= said.size_bytes and Digest.of(content) == said.digest
+    return content if good else None
 
 
 def _says_form(value: dict[str, Any]) -> bool:
@@ -284,7 +303,9 @@ def _layer(
 ) -> _Layer:
     said = _annotation(entry, CLASSIC_PREDICATE_ANNOTATION)
     said = said or _annotation(document, BUNDLE_PREDICATE_ANNOTATION)
-    return _Layer(manifest, descriptor, form, _annotation(entry, SIGNATURE_ANNOTATION), said)
+    signature, data = _annotation(entry, SIGNATURE_ANNOTATION), entry.get("data")
+    data = data if isinstance(data, str) else ""
+    return _Layer(manifest, descriptor, form, signature, said, data)
 
 
 def _annotation(value: dict[str, Any], name: str) -> str:

@@ -74,7 +74,7 @@ def open_client(settings: Settings) -> TimedClient:
 class Remote:
     """One repository, by the distribution API."""
 
-    client: httpx.Client
+    client: TimedClient
     endpoint: RegistryEndpoint
     repository: str
     bounds: Bounds

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -94,7 +95,8 @@ def _token(
     pairs = [("service", challenge.service), ("account", user), *(("scope", s) for s in scopes)]
     query = httpx.QueryParams([*challenge.realm.params.multi_items(), *pairs])
     url = challenge.realm.copy_with(query=str(query).encode())
-    answer = _asked(client, url, where, httpx.BasicAuth(user, password.reveal()))
+    known = b64encode(f"{user}:{password.reveal()}".encode()).decode()
+    answer = _asked(client, url, where, {"Authorization": f"Basic {known}"})
     if answer.status_code in (401, 403):
         hint = "a publish or pull intent's credential ends with it: ask for a new one"
         message = "the credential is not good"
@@ -114,11 +116,11 @@ def _token(
 
 
 def _asked(
-    client: TimedClient, url: httpx.URL, where: str, auth: httpx.BasicAuth | None = None
+    client: TimedClient, url: httpx.URL, where: str, headers: Mapping[str, str] | None = None
 ) -> httpx.Response:
     """The whole answer, bounded."""
     try:
-        with client.within(client.timeout_s), client.stream("GET", url, auth=auth) as answer:
+        with client.within(client.timeout_s), client.stream("GET", url, headers=headers) as answer:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise Refused("registry_odd_answer", "it is encoded, unasked", where=where)
             content = bytearray()

@@ -12,9 +12,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import httpcore
 import httpx
@@ -131,19 +131,51 @@ class _Transport(httpx.HTTPTransport):
         )
 
 
-class TimedClient(httpx.Client):
-    """Asks nothing of the environment and follows no redirect. Safe to use from several threads."""
+class TimedClient:
+    """Asks nothing of the environment, follows no redirect and keeps no cookie. Safe to use from
+    several threads.
+    """
 
     def __init__(self, timeout_s: float, context: ssl.SSLContext, headers: dict[str, str]) -> None:
         self._time = _Time()
         self.timeout_s = timeout_s
-        super().__init__(
-            timeout=timeout_s,
-            transport=_Transport(context, self._time),
-            trust_env=False,
-            follow_redirects=False,
-            headers=headers,
+        self._headers = headers
+        self._transport = _Transport(context, self._time)
+        self._extensions = {"timeout": httpx.Timeout(timeout_s).as_dict()}
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+    ) -> Iterator[httpx.Response]:
+        """One answer, its body yet to be read. Raises httpx.HTTPError."""
+        # Of a request that httpx.Client sends, half is for what is not done here.
+        request = httpx.Request(
+            method,
+            url,
+            headers={**self._headers, **(headers or {})},
+            content=content,
+            extensions=self._extensions,
         )
+        answer = self._transport.handle_request(request)
+        answer.request = request
+        try:
+            yield answer
+        finally:
+            answer.close()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:

@@ -132,6 +132,22 @@ def test_what_was_attached_is_found(kept: Kept) -> None:
     assert kept.found(kept.key("another")) == [], "it is of one artifact"
 
 
+@pytest.mark.real
+def test_a_small_bundle_comes_with_its_manifest(distribution: Kept) -> None:
+    """A request less for who looks; a large one stays beside it."""
+    key = distribution.key("brings it along")
+    large = Document("bundle", b'{"e":"%s"}' % (b"x" * 64 * 1024))
+    manifests = [distribution.attach(key, made) for made in (BUNDLE, large)]
+    base = f"http://{distribution.endpoint.endpoint}/v2/{REPOSITORY}/manifests"
+    accepted = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    layers = [
+        httpx.get(f"{base}/{one}", headers=accepted, trust_env=False).json()["layers"][0]
+        for one in manifests
+    ]
+    assert [one.get("data") for one in layers] == ["eyJjIjoxfQ==", None]
+    assert [one[1] for one in distribution.found(key)] == [BUNDLE.content, large.content]
+
+
 def test_what_is_there_stays_and_comes_once(kept: Kept) -> None:
     key = kept.key("signed by two")
     other = Document("classic_signature", b'{"a":1}', "b3RoZXI=")

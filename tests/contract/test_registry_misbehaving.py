@@ -366,7 +366,18 @@ def test_nothing_of_ours_is_sent_but_what_is_wanted(
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     _look_up(adapter, registry, IMAGE.manifest_digest)
     for headers in registry.headers:
-        assert set(headers) == {"Host", "Accept", "Accept-Encoding", "Connection", "User-Agent"}
+        assert set(headers) == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
+
+
+def test_what_a_registry_asks_to_be_told_again_is_not(
+    registry: BadRegistry, adapter: OciRegistry
+) -> None:
+    answer = serving(IMAGE.manifest, Set_Cookie="who=this")
+    registry.answers["GET", str(IMAGE.manifest_digest)] = answer
+    _look_up(adapter, registry, IMAGE.manifest_digest)
+    _look_up(adapter, registry, IMAGE.manifest_digest)
+    assert len(registry.headers) > 2
+    assert not any("Cookie" in headers for headers in registry.headers)
 
 
 def test_nobody_listens(adapter: OciRegistry) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from reconciler.core.kinds.keys import KeyScheme
 from reconciler.core.names import Digest, content_hash
@@ -27,7 +28,7 @@ class TrustedKey:
     valid_until_ms: int | None = None
     revoked: str = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the key itself, whatever its id, and however its PEM is wrapped."""
         return str(Digest.of("".join(self.public_key.split()).encode()))
@@ -60,7 +61,7 @@ class TrustRules:
     builders: Mapping[str, frozenset[str]] = field(default_factory=dict)
     channels: Mapping[str, tuple[ChannelNeeds, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def keys_hash(self) -> str:
         """Of the keys that signatures are checked with: with others the same look finds others."""
         return content_hash("keys", sorted((k.id, k.fingerprint) for k in self.keys.values()))
