@@ -12,7 +12,8 @@ from node_agent.wire import Endpoint, EngineName
 class ServiceSeen:
     """One service of a topology, as its container stands. `address`: on the topology's network.
 
-    `missing`: there is no container of it, or one of another form of it.
+    `missing`: there is no container of it, or one of another form of it. `form`: of what its
+    container is made, or would be; empty where that is not known.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ServiceSeen:
     altered: tuple[str, ...] = ()
     address: str = ""
     image_digest: str | None = None
+    form: str = ""
 
     @property
     def alive(self) -> bool:
@@ -35,6 +37,8 @@ class Unit:
 
     Of a topology there is one for each form of it that the node has the file of. At most one of
     these is in force and has `services`, in the order of their names; the others are `created`.
+    `volumes`: of the one in force, by name, when each was made; empty for one that is not there.
+    None where nobody looked.
 
     `altered`: in what it is not as it was asked for, a line each, no values of settings in it.
     """
@@ -55,6 +59,7 @@ class Unit:
     gpu_vendor: Literal["nvidia", "amd"] | None = None
     gpu_uuids: tuple[str, ...] = ()
     services: tuple[ServiceSeen, ...] = ()
+    volumes: tuple[tuple[str, str], ...] | None = None
 
     @property
     def alive(self) -> bool:

@@ -1,8 +1,9 @@
 """Runs topologies: Compose makes the containers of one, the agent starts them.
 
 Rules:
-- Compose is called to make what is missing or differs, and to remove; it never starts anything, and
-  is not called when nothing is to be made. All else goes through the Engine API, by labels.
+- Compose is called to make what is missing or differs by our hash, and to remove; it is shown no
+  more than that, never starts anything, and is not called when nothing is to be made. All else
+  goes through the Engine API, by labels.
 - Compose goes by the name of a project, we go by labels. Before each call all that bears the name
   has to carry our labels for this node and instance: what does not is nobody's to replace.
 - One bridge network per instance, on which its services find each other by name. What is published
@@ -13,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,12 +48,13 @@ from node_agent.engines.compose_file import (
     compose_text,
     needs_shell,
     network_name,
+    part_of,
     project_name,
     service_hashes,
-    volume_names,
 )
 from node_agent.engines.compose_forms import Form, FormFiles, Forms, InForce
 from node_agent.engines.compose_seen import (
+    Document,
     Listed,
     address_of,
     chosen,
@@ -59,6 +62,7 @@ from node_agent.engines.compose_seen import (
     labels_of,
     service_seen,
     stopping_waves,
+    to_make,
     topology_units,
 )
 from node_agent.engines.docker_api import (
@@ -67,6 +71,7 @@ from node_agent.engines.docker_api import (
     drop_volumes_and_networks,
     facts_of,
     ours,
+    remove_container,
     start_container,
     stop_container,
     volumes_of,
@@ -98,6 +103,8 @@ HOLD_LIMIT_S = 60.0
 AT_ONCE_MAX = 8
 _DOWN_GRACE_S = 1
 _USUAL_GRACE_S = 10
+_ITS_OWN_MS = sys.maxsize
+"""For a service that is replaced: as long as it asked for itself."""
 _NETWORK_GONE = ("network", "not found")
 
 
@@ -288,35 +295,32 @@ class ComposeEngine:
         return self._files.hold(project, HOLD_LIMIT_S)
 
     def _make(self, api: Any, project: str, form: Form, lock: int) -> None:
-        """Nothing where all of it is there, and nothing else."""
-        refuse_foreign(api, self._node, form.instance, form.document)
+        """What is missing or of another hash, and nothing else; and removes what is neither."""
+        made = refuse_foreign(api, self._node, form.instance, form.document)
         listing = self._containers(api, form.instance)
-        if self._is_whole(api, form, listing):
-            return
-        check_bind_sources(form.document)
-        for item in listing:
-            if item.get("State") == "paused":
-                # Compose starts what is neither up nor down, and fails since that can't be started.
-                start_container(api, item["Id"], paused=True)
-        call = self._call(api, project, form, lock, listing)
-        self._cli.create(call, self._files.home, self._closed)
-        listing = self._containers(api, form.instance)
+        names = to_make(form, listing, made)
+        if names:
+            check_bind_sources(form.document)
+            replaced = [item for item in listing if labels_of(item)[LABEL_SERVICE] in names]
+            for item in replaced:
+                if item.get("State") == "paused":
+                    # What is paused hears nobody who asks it to stop.
+                    start_container(api, item["Id"], paused=True)
+            part = part_of(form.document, names, made)
+            call = self._call(api, project, part, lock, replaced)
+            self._cli.create(call, self._files.home, self._closed)
+            if part != form.document:
+                # For people, who may want to ask Compose about all of it.
+                self._files.show(project, compose_text(form.document))
+            listing = self._containers(api, form.instance)
         there = chosen(form, listing)
-        wanted = {item["Id"] for item in there.values()}
-        self._remove_containers(api, [item for item in listing if item["Id"] not in wanted])
         missing = sorted(service_hashes(form.document).keys() - there.keys())
         if missing:
             raise refused(f"Compose made no container of {', '.join(missing)}", transient=True)
-
-    def _is_whole(self, api: Any, form: Form, listing: Sequence[Listed]) -> bool:
-        there = chosen(form, listing)
-        if len(there) < len(service_hashes(form.document)) or len(there) < len(listing):
-            return False
-        networks = api.networks(names=[network_name(form.document)])
-        if all(one["Name"] != network_name(form.document) for one in networks):
-            return False
-        volumes = {one["Name"] for one in volumes_of(api, self._node, form.instance)}
-        return {*volume_names(form.document)} <= volumes
+        wanted = {item["Id"] for item in there.values()}
+        others = [item for item in listing if item["Id"] not in wanted]
+        self._stop_all(form, [item for item in others if is_alive(item)], _ITS_OWN_MS)
+        self._remove_containers(api, others)
 
     def _note_stopped(self, project: str, form: Form) -> None:
         try:
@@ -335,27 +339,27 @@ class ComposeEngine:
             if form is not None and listing and not foreign:
                 # What it leaves, for whatever reason, is taken away below, and only that counts.
                 with contextlib.suppress(EngineFailure):
-                    call = self._call(api, project, form, lock, listing)
+                    call = self._call(api, project, form.document, lock, listing)
                     self._cli.down(call, _DOWN_GRACE_S, self._files.home, self._closed)
             self._remove_containers(api, self._containers(api, instance))
 
     def _call(
-        self, api: Any, project: str, form: Form, lock: int, listing: Sequence[Listed]
+        self, api: Any, project: str, document: Document, lock: int, listing: Sequence[Listed]
     ) -> Call:
+        """`listing`: what it may have to stop."""
         stopping_s = sum(_own_grace_s(api, item) for item in listing if is_alive(item))
         return Call(
             project=project,
             folder=self._files.folder(project),
-            file=self._files.show(project, compose_text(form.document)),
-            document=form.document,
+            file=self._files.show(project, compose_text(document)),
+            document=document,
             lock=lock,
             limit_s=MAKE_LIMIT_S + stopping_s,
         )
 
     def _remove_containers(self, api: Any, listing: Sequence[Listed]) -> None:
         for item in listing:
-            with contextlib.suppress(NotFound):
-                api.remove_container(item["Id"], v=True, force=True)
+            remove_container(api, item["Id"])
             self._execs.forget(item["Id"])
 
     def _start_one(self, name: str, item: Listed | None) -> None:
@@ -460,8 +464,10 @@ class ComposeEngine:
             there = chosen(form, listing)
             names = sorted(service_hashes(form.document))
             services = [_service(api, name, there.get(name), project) for name in names]
-        alive = any(map(is_alive, listing)) if listing else None
-        return topology_units(self._node, instance, project, forms, services, left_alive=alive)
+        # What is all alive holds its volumes.
+        idle = not all(one.alive for one in services)
+        volumes = volumes_of(api, self._node, instance) if idle else None
+        return topology_units(self._node, instance, project, forms, services, listing, volumes)
 
     def _in_force(self, unit: Unit) -> Form | None:
         """Its form, if it is the one in force."""

@@ -27,8 +27,10 @@ _NAMED_MAX = 3
 Document = Mapping[str, Any]
 
 
-def refuse_foreign(api: Any, node: str, instance: str, document: Document) -> None:
-    """Raises EngineFailure CREATE_REFUSED, naming what of others Compose would take over."""
+def refuse_foreign(api: Any, node: str, instance: str, document: Document) -> set[str]:
+    """Names of its network and volumes, of those that there are. Raises EngineFailure
+    CREATE_REFUSED, naming what of others Compose would take over.
+    """
     project, network = str(document["name"]), network_name(document)
     wanted = {*volume_names(document)}
     named = [one for one in api.networks(names=[network]) if one["Name"] == network]
@@ -41,6 +43,7 @@ def refuse_foreign(api: Any, node: str, instance: str, document: Document) -> No
         more = f" and {len(foreign) - _NAMED_MAX} more" if len(foreign) > _NAMED_MAX else ""
         message = f"{told}{more}: there already, under a name of this instance, and not ours"
         raise refused(f"{message}; remove it, or give it another name")
+    return {one["Name"] for one in named}
 
 
 def things_of_others(api: Any, node: str, project: str, instance: str) -> list[str]:

@@ -97,8 +97,10 @@ class ComposeCli:
         raise EngineFailure(FailureReason.ENGINE_UNAVAILABLE, message, transient=True)
 
     def create(self, call: Call, home: Path, called_off: threading.Event) -> None:
-        """Makes what the file says and is not there, replaces what differs; starts nothing."""
-        words = ["create", "--pull", "never", "--no-build", "--remove-orphans"]
+        """Makes all that the file says anew, replaces what is there of it; starts nothing, and
+        touches nothing else: what the file leaves out stays.
+        """
+        words = ["create", "--pull", "never", "--no-build", "--force-recreate"]
         self._run(call, words, home, called_off)
 
     def down(self, call: Call, grace_s: int, home: Path, called_off: threading.Event) -> None:
@@ -211,12 +213,16 @@ def failed(ended: int, said: str) -> EngineFailure:
             "default-address-pools in its daemon.json, or remove networks that nobody uses"
         )
         return EngineFailure(FailureReason.CREATE_REFUSED, message, transient=True)
+    if any(words in lower for words in _GONE):
+        # It was there a moment ago.
+        return EngineFailure(FailureReason.CREATE_REFUSED, first_line(text), transient=True)
     conflict = "is already in use by container" in lower
     return failure_of(409 if conflict else 400, text, "create")
 
 
 _AWAY = ("cannot connect to the docker daemon", "error during connect", "connection refused",
          "connection reset")  # fmt: skip
+_GONE = ("declared as external, but could not be found", "external volume ")
 _NO_RANGE = ("non-overlapping ipv4 address pool", "predefined address pools have been fully")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +111,39 @@ def compose_file(workload: Workload, placement: Placement) -> dict[str, Any]:
 def compose_text(document: Mapping[str, Any]) -> str:
     """The file's text: JSON, which is YAML, with nothing in it that Compose would fill in."""
     return text_of(document)
+
+
+def part_of(
+    document: Mapping[str, Any], names: Collection[str], made: Collection[str]
+) -> dict[str, Any]:
+    """The document for making containers of these services, whatever Compose thinks of the others.
+
+    `made`: names of networks and volumes that are there. Compose compares those with hashes of its
+    own, which are others in each release, and then takes down a network with all who use it, or
+    asks to empty a volume. What it is told to be `external` it only uses.
+    """
+    services = {}
+    for name in sorted(names):
+        words = {**document["services"][name]}
+        waits = words.pop("depends_on", {})
+        kept = {one: condition for one, condition in waits.items() if one in names}
+        services[name] = words | ({"depends_on": kept} if kept else {})
+    used = {mount["source"] for words in services.values() for mount in _volumes(words)}
+    return {
+        "name": document["name"],
+        "services": services,
+        "networks": {key: _used(one, made) for key, one in document["networks"].items()},
+        "volumes": {
+            key: _used(one, made) for key, one in document["volumes"].items() if key in used
+        },
+    }
+
+
+def needs_of(document: Mapping[str, Any], name: str) -> set[str]:
+    """Names of the network and the volumes that a service is made with."""
+    mounts = _volumes(document["services"][name])
+    volumes = {document["volumes"][mount["source"]]["name"] for mount in mounts}
+    return {network_name(document), *volumes}
 
 
 def service_hashes(document: Mapping[str, Any]) -> dict[str, str]:
@@ -268,6 +301,10 @@ def _check_paths(service: Service, image: ImageConfig) -> None:
 
 def _volumes(words: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [mount for mount in words.get("volumes", ()) if mount["type"] == "volume"]
+
+
+def _used(one: Mapping[str, Any], made: Collection[str]) -> Mapping[str, Any]:
+    return {"name": one["name"], "external": True} if one["name"] in made else one
 
 
 def _check_ports(topology: Topology) -> None:

@@ -8,12 +8,18 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from node_agent.engines import docker_drift
 from node_agent.engines.base import unit_name
-from node_agent.engines.compose_file import LABEL_SERVICE_HASH, service_hashes
+from node_agent.engines.compose_file import (
+    LABEL_SERVICE_HASH,
+    needs_of,
+    service_hashes,
+    volume_names,
+)
 from node_agent.engines.compose_forms import Form, Forms
 from node_agent.engines.docker_spec import (
     LABEL_ASKED,
@@ -54,6 +60,18 @@ def chosen(form: Form, listing: Sequence[Listed]) -> dict[str, Listed]:
     return found
 
 
+def to_make(form: Form, listing: Sequence[Listed], made: Collection[str]) -> list[str]:
+    """The services that Compose is to make a container of: those that have none of their hash, and
+    those that have one which could not be started, since its network or volume is not in `made`.
+    """
+    there = chosen(form, listing)
+    return sorted(
+        name
+        for name in service_hashes(form.document)
+        if name not in there or not needs_of(form.document, name) <= {*made}
+    )
+
+
 def _seniority(item: Listed) -> tuple[bool, int, str]:
     return not is_alive(item), int(item.get("Created", 0)), str(item["Id"])
 
@@ -89,12 +107,12 @@ def topology_units(
     project: str,
     forms: Forms,
     services: Sequence[ServiceSeen],
-    *,
-    left_alive: bool | None,
+    listing: Sequence[Listed],
+    volumes: Sequence[Document] | None = None,
 ) -> tuple[Unit, ...]:
-    """One for each form. `services` are of the form in force. `left_alive`: whether one is alive of
-    the containers, None where there are none; without a form in force, these are a unit of their
-    own, or what a start that was cut off left to the next one.
+    """One for each form. `services` are of the form in force. `listing`: all its containers;
+    without a form in force, these are a unit of their own, or what a start that was cut off left
+    to the next one. `volumes`: of the instance, as of `GET /volumes`; None: nobody looked.
     """
     in_force = forms.form_in_force
     units = [
@@ -115,13 +133,24 @@ def topology_units(
                 )
             ),
             **_gpus(form),
-            services=tuple(services) if form == in_force else (),
+            services=_of_form(form, services) if form == in_force else (),
+            volumes=_made(form, volumes) if form == in_force and volumes is not None else None,
         )
         for form in forms.forms
     ]
-    if in_force is None and left_alive is not None and (left_alive or not units):
-        units.append(_left_over(node, instance, project, alive=left_alive))
+    if in_force is None and listing and (any(map(is_alive, listing)) or not units):
+        units.append(_left_over(node, instance, project, listing))
     return tuple(units)
+
+
+def _of_form(form: Form, services: Sequence[ServiceSeen]) -> tuple[ServiceSeen, ...]:
+    hashes = service_hashes(form.document)
+    return tuple(replace(one, form=hashes[one.name]) for one in services)
+
+
+def _made(form: Form, volumes: Sequence[Document]) -> tuple[tuple[str, str], ...]:
+    made = {str(one["Name"]): str(one.get("CreatedAt") or "") for one in volumes}
+    return tuple((name, made.get(name, "")) for name in volume_names(form.document))
 
 
 def stopping_waves(document: Document, names: Iterable[str]) -> list[list[str]]:
@@ -160,8 +189,11 @@ def _gpus(form: Form) -> dict[str, Any]:
     return {"gpu_vendor": found[0]["gpu_vendor"], "gpu_uuids": tuple(uuids)}
 
 
-def _left_over(node: str, instance: str, project: str, *, alive: bool) -> Unit:
-    """Containers whose form was lost with the node's state."""
+def _left_over(node: str, instance: str, project: str, listing: Sequence[Listed]) -> Unit:
+    """Containers whose form was lost with the node's state; where they are reached is on them."""
+    ordered = sorted(listing, key=lambda item: (is_alive(item), str(item["Id"])))
+    found = (one for item in ordered for one in endpoints_in(labels_of(item)))
+    endpoints = {one.name: one for one in found}.values()
     return Unit(
         unit_id=f"{project}/",
         name=project,
@@ -169,6 +201,7 @@ def _left_over(node: str, instance: str, project: str, *, alive: bool) -> Unit:
         instance=instance,
         node=node,
         spec_hash="",
-        status="running" if alive else "exited",
+        status="running" if any(map(is_alive, listing)) else "exited",
         created_at_ms=0,
+        endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.name)),
     )

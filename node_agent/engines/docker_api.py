@@ -47,6 +47,7 @@ EVENTS = ("die", "destroy", "oom", "pause", "start", "unpause", "update")
 _CHUNKS_MAX = 16
 """Of 2 MiB each: more than any shell has."""
 _USERS_TOLD_MAX = 3
+_UNDER_WAY = "already in progress"
 _DENIED = ("denied", "unauthorized", "authentication required")
 
 
@@ -197,6 +198,19 @@ def stop_container(api: Any, container: str, grace_ms: int, *, paused: bool) -> 
         if paused:
             api.unpause(container)
         api.stop(container, timeout=-(-grace_ms // 1_000))
+
+
+def remove_container(api: Any, container: str) -> None:
+    """With its anonymous volumes. Harmless for one that is gone. One that Docker is removing, for
+    somebody who asked before and may not be there any more, is waited for.
+    """
+    with contextlib.suppress(NotFound):
+        try:
+            api.remove_container(container, v=True, force=True)
+        except APIError as error:
+            if error.status_code != 409 or _UNDER_WAY not in str(error.explanation).lower():
+                raise
+            api.wait(container, timeout=REQUEST_TIMEOUT_S, condition="removed")
 
 
 def facts_of(info: Mapping[str, Any], compose_version: str | None = None) -> EngineFacts:

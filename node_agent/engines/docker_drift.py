@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 NAMED_MAX = 3
 LINE_LENGTH_MAX = 200
+_ID = re.compile(r"[0-9a-f]{64}")
 _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
 
 Document = Mapping[str, Any]
@@ -182,6 +184,11 @@ def _networks(inspected: Document, seen: Document) -> Names:
     """Where it is, and where it was to begin."""
     networks = (inspected.get("NetworkSettings") or {}).get("Networks") or {}
     begun = str(seen.get("NetworkMode") or "default")
+    if _ID.fullmatch(begun):
+        # Early releases of Compose 2 ask so for a network that is there. None is told before a
+        # container was started for the first time.
+        same = (name for name, one in networks.items() if one.get("NetworkID") in {"", begun})
+        begun = next(same, begun)
     names = [*networks, *([begun] if networks and begun != "default" else [])]
     return {str(name): True for name in names}
 

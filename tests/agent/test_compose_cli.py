@@ -111,7 +111,7 @@ def test_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "--ansi", "never", "--progress", "quiet", "-p", "p",
         "--project-directory", str(tmp_path), "--env-file", "/dev/null",
         "-f", str(tmp_path / "compose.json"),
-        "create", "--pull", "never", "--no-build", "--remove-orphans",
+        "create", "--pull", "never", "--no-build", "--force-recreate",
     ]  # fmt: skip
     names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
     ours = {"PATH", "HOME", "DOCKER_CONFIG", "DOCKER_HOST", "LC_ALL", "COMPOSE_DISABLE_ENV_FILE"}
@@ -153,6 +153,15 @@ WORDS: dict[str, tuple[str, FailureReason, str, bool]] = {
         'Error response from daemon: could not select device driver "nvidia" with capabilities',
         FailureReason.GPU_UNAVAILABLE,
         'could not select device driver "nvidia" with capabilities', False,
+    ),
+    "a network that went meanwhile": (
+        "network gpuaas-x declared as external, but could not be found",
+        FailureReason.CREATE_REFUSED,
+        "network gpuaas-x declared as external, but could not be found", True,
+    ),
+    "a volume that went meanwhile": (
+        'external volume "gpuaas-x_data" not found',
+        FailureReason.CREATE_REFUSED, 'external volume "gpuaas-x_data" not found', True,
     ),
     "warnings before, more behind": (
         'time="2026-01-01T00:00:00Z" level=warning msg="careful"\n\nbad \033[31mthing\nmore',

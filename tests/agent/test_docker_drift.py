@@ -101,6 +101,21 @@ def test_another_way_to_say_the_same_is_no_difference(key: str, value: Any) -> N
     assert compared(request(), inspected) == ()
 
 
+@pytest.mark.parametrize("told", ["", "a" * 64])
+def test_a_network_by_its_id_is_the_network(told: str) -> None:
+    """Docker tells the ID of the one that it is on once it was started."""
+    inspected = made(request())
+    inspected["HostConfig"]["NetworkMode"] = "a" * 64
+    inspected["NetworkSettings"]["Networks"][NETWORK]["NetworkID"] = told
+    assert compared(request(), inspected) == ()
+    inspected["NetworkSettings"]["Networks"] = {"other": {"NetworkID": told}}
+    assert compared(request(), inspected) == (
+        f"networks changed: other added, {NETWORK} removed",
+    )
+    inspected["NetworkSettings"]["Networks"] = {NETWORK: {"NetworkID": "b" * 64}}
+    assert compared(request(), inspected) == (f"networks changed: {'a' * 64} added",)
+
+
 @pytest.mark.parametrize("grant", GRANTS)
 def test_everything_of_the_host_that_is_asked_for_is_compared(grant: str) -> None:
     """Attempted: to add a setting to the request, and not to what is compared."""

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from node_agent.engines.base import EngineFailure
-from node_agent.wire import HttpProbe, Image, Workload
+from node_agent.engines.base import EngineFailure, ownership_labels
+from node_agent.engines.compose_file import LABEL_SERVICE_HASH
+from node_agent.wire import LABEL_SERVICE, HttpProbe, Image, Workload
 from tests.contract.test_engines import eventually
 from tests.contract.topology_place import (
     ALL,
@@ -76,6 +77,36 @@ def test_a_compose_that_is_killed_is_gone_on_from(
     cut.remove(unit)
     cut.close()
     assert place.engine.residue(INSTANCE).containers == 0
+
+
+def test_what_a_killed_compose_left_running_is_asked_to_stop(place: Place) -> None:
+    """It had made the new container, and not come to the old one yet."""
+    workload = place.workload()
+    place.run(workload)
+    wait = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+    old = place.api.create_container_from_config(
+        {
+            "Image": place.image.reference,
+            "Entrypoint": ["/bin/busybox", "sh", "-c", wait],
+            "StopTimeout": 60,
+            "Labels": {
+                **ownership_labels(NODE, INSTANCE),
+                LABEL_SERVICE: "api",
+                LABEL_SERVICE_HASH: "sha256:old",
+            },
+        }
+    )["Id"]
+    place.api.start(old)
+    eventually(lambda: b"ready" in place.api.logs(old))
+    called = place.calls()
+    place.engine.start(place.unit(workload))
+    assert place.calls() == called
+    is_whole(place, workload)
+    told = place.api.events(
+        since=0, until=int(time.time()) + 1, decode=True,
+        filters={"container": old, "event": "die"},
+    )  # fmt: skip
+    assert [one["Actor"]["Attributes"]["exitCode"] for one in told] == ["7"]
 
 
 AGENT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -362,7 +361,7 @@ def test_one_that_is_killed_is_seen_and_the_watcher_hears_of_it(bench: Bench) ->
     watcher.start()
     workload = bench.workload()
     bench.run(workload)
-    time.sleep(0.2)
+    eventually(lambda: bool(heard))
     heard.clear()
     bench.kill(bench.seen(workload, "db"))
     eventually(lambda: INSTANCE in heard)
@@ -381,12 +380,29 @@ def test_one_that_is_removed_is_missing_and_made_anew(bench: Bench) -> None:
     bench.run(workload)
     before = bench.ids(workload)
     bench.destroy(bench.seen(workload, "db"))
-    assert bench.seen(workload, "db") == ServiceSeen("db")
+    gone = bench.seen(workload, "db")
+    assert gone == ServiceSeen("db", form=gone.form)
     bench.engine.start(bench.unit(workload))
     after = bench.ids(workload)
     assert {name for name in ALL if after[name] != before[name]} == {"db"}
     assert statuses(bench.unit(workload)) == {"api": "running", "db": "created",
                                               "metrics": "running"}  # fmt: skip
+
+
+def test_of_what_is_missing_form_and_volumes_are_told(bench: Bench) -> None:
+    workload, port = bench.workload(), free_port()
+    before = bench.run(workload, port)
+    forms = {one.name: one.form for one in before.services}
+    assert (before.volumes, "" in forms.values()) == (None, False)
+    bench.destroy(bench.seen(workload, "metrics"))
+    gone = bench.unit(workload)
+    assert {one.name: one.form for one in gone.services} == forms
+    assert [bool(made) for _, made in gone.volumes or ()] == [True]
+    bench.engine.start(gone)
+    again = bench.unit(workload)
+    assert (again.volumes, statuses(again)["metrics"]) == (gone.volumes, "created")
+    other = bench.apply(bench.other("metrics"), port)
+    assert {one.name for one in other.services if one.form != forms[one.name]} == {"metrics"}
 
 
 def test_services_are_removed_and_made_anew(bench: Bench) -> None:

@@ -28,6 +28,7 @@ from node_agent.engines.base import (
 )
 from node_agent.units import Probed, ServiceSeen, Unit
 from node_agent.wire import (
+    Endpoint,
     ExecProbe,
     FailureReason,
     Image,
@@ -85,10 +86,25 @@ class Container:
     out_of_memory: bool = False
     altered: tuple[str, ...] = ()
     starts: int = 0
+    endpoints: tuple[Endpoint, ...] = ()
 
     @property
     def alive(self) -> bool:
         return self.status in {"running", "paused"}
+
+    def run(self) -> None:
+        """It starts, and may end at once."""
+        self.starts += 1
+        self.status, self.exit_code = "running", None
+        match self.service.command:
+            case ("exit", code):
+                self.status, self.exit_code = "exited", int(code)
+            case ("crash_twice",) if self.starts <= 2:
+                self.status, self.exit_code = "exited", 1
+            case ("end_third",):
+                self.status, self.exit_code = "exited", int(self.starts <= 2)
+            case _:
+                pass
 
 
 @dataclass
@@ -124,6 +140,7 @@ class FakeCompose:
     containers: dict[Key, Container] = field(default_factory=dict)
     networks: set[str] = field(default_factory=set)
     volumes: dict[str, str] = field(default_factory=dict)
+    volumes_made: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._made = 0
@@ -156,16 +173,23 @@ class FakeCompose:
 
     def _unclaimed(self, instance: str, status: Literal["running", "exited"]) -> Unit:
         name = unit_name(instance, "")
-        return Unit(f"{instance}/", name, "compose", instance, self.node, "", status, 0)
+        ours = self._ours(instance).values()
+        endpoints = {e.name: e for one in ours for e in one.endpoints}
+        return Unit(
+            f"{instance}/", name, "compose", instance, self.node, "", status, 0,
+            endpoints=tuple(endpoints[name] for name in sorted(endpoints)),
+        )  # fmt: skip
 
     def _unit(self, instance: str, form: Form) -> Unit:
         spec_hash = form.workload.spec_hash
         current, run = self.in_force.get(instance, ("", False))
         status: Literal["created", "running", "exited"] = "created"
         services: tuple[ServiceSeen, ...] = ()
+        volumes = None
         if current == spec_hash:
             ordered = sorted(form.topology.services, key=lambda service: service.name)
             services = tuple(self._seen(instance, form, one) for one in ordered)
+            volumes = self._volumes_of(instance, form)
             status = "running" if run or any(one.alive for one in services) else "exited"
         return Unit(
             unit_id=f"{instance}/{spec_hash}",
@@ -179,12 +203,19 @@ class FakeCompose:
             image_digest=form.workload.image.digest,
             endpoints=endpoints_of(form.workload, form.host_ports),
             services=services,
+            volumes=None if all(one.alive for one in services) else volumes,
         )
+
+    def _volumes_of(self, instance: str, form: Form) -> tuple[tuple[str, str], ...]:
+        names = sorted(f"{instance}/{one.name}" for one in form.topology.volumes)
+        there = {name: str(self.volumes_made.get(name, "")) for name in self.volumes}
+        return tuple((name, there.get(name, "")) for name in names)
 
     def _seen(self, instance: str, form: Form, service: Service) -> ServiceSeen:
         container = self.containers.get((instance, service.name))
-        if container is None or container.service_hash != form.service_hash(service):
-            return ServiceSeen(service.name)
+        service_hash = form.service_hash(service)
+        if container is None or container.service_hash != service_hash:
+            return ServiceSeen(service.name, form=service_hash)
         return ServiceSeen(
             service.name,
             f"c{container.made}",
@@ -194,6 +225,7 @@ class FakeCompose:
             container.altered,
             LOOPBACK,
             service.image.digest,
+            service_hash,
         )
 
     def _ours(self, instance: str) -> dict[Key, Container]:
@@ -230,7 +262,11 @@ class FakeCompose:
 
     def _make(self, instance: str, form: Form) -> None:
         self.networks.add(instance)
-        self.volumes |= {f"{instance}/{one.name}": instance for one in form.topology.volumes}
+        for one in form.topology.volumes:
+            if f"{instance}/{one.name}" not in self.volumes:
+                self._made += 1
+                self.volumes_made[f"{instance}/{one.name}"] = self._made
+                self.volumes[f"{instance}/{one.name}"] = instance
         wanted = {one.name: one for one in form.topology.services}
         for key in self._ours(instance):
             if key[1] not in wanted:
@@ -250,9 +286,11 @@ class FakeCompose:
             self.on_make(instance, name, form)
             self._made += 1
             self.made_anew[name] += 1
+            endpoints = endpoints_of(form.workload, form.host_ports)
             self.containers[instance, name] = Container(
-                service, form.service_hash(service), self._made, altered=self.own_ways
-            )
+                service, form.service_hash(service), self._made, altered=self.own_ways,
+                endpoints=tuple(one for one in endpoints if one.name in service.ports),
+            )  # fmt: skip
 
     def start_services(self, unit: Unit, names: Sequence[str]) -> None:
         """Tries all, and then tells of the first that can't be started."""
@@ -280,18 +318,8 @@ class FakeCompose:
             return EngineFailure(reason, f"{name}: can't be started")
         self.on_start(unit.instance, name)
         self.started.append(name)
-        container.starts += 1
         container.out_of_memory = False
-        container.status, container.exit_code = "running", None
-        match container.service.command:
-            case ("exit", code):
-                container.status, container.exit_code = "exited", int(code)
-            case ("crash_twice",) if container.starts <= 2:
-                container.status, container.exit_code = "exited", 1
-            case ("end_third",):
-                container.status, container.exit_code = "exited", int(container.starts <= 2)
-            case _:
-                pass
+        container.run()
         return None
 
     def remove_services(self, unit: Unit, names: Sequence[str], grace_ms: int) -> None:
@@ -365,6 +393,7 @@ class FakeCompose:
 
     def watch(self, changed: Callable[[str | None], None], stop: threading.Event) -> None:
         self.on_changed(changed)
+        changed(None)
         while not (stop.wait(0.01) or self._closed.is_set()):
             continue
 
@@ -388,6 +417,23 @@ class FakeCompose:
             self.containers.pop((instance, service), None)
             self._changed(instance)
 
+    def prune_containers(self) -> None:
+        """Somebody makes room: all that does not run goes."""
+        with self._lock:
+            for key in [key for key, one in self.containers.items() if not one.alive]:
+                del self.containers[key]
+            self._changed(None)
+
+    def prune_volumes(self) -> None:
+        """Those that no container mounts, running or not."""
+        with self._lock:
+            mounted = {
+                f"{instance}/{mount.volume}"
+                for (instance, _), one in self.containers.items()
+                for mount in one.service.mounts
+            }
+            self.volumes = {name: one for name, one in self.volumes.items() if name in mounted}
+
     def pause(self, instance: str, service: str) -> None:
         container = self.containers.get((instance, service))
         if container is not None and container.status == "running":
@@ -397,7 +443,7 @@ class FakeCompose:
     def run_by_hand(self, instance: str, service: str) -> None:
         container = self.containers.get((instance, service))
         if container is not None:
-            container.status, container.exit_code = "running", None
+            container.run()
             self._changed(instance)
 
     def alter(self, instance: str, service: str, *lines: str) -> None:

@@ -38,6 +38,13 @@ TOOLS = {
         "cmd",
         "github.com/docker/compose/v2/internal.Version",
     ),
+    # The oldest release that the agent takes, which hashes in another way than the one above.
+    "docker-compose-oldest": GoTool(
+        "github.com/docker/compose/v2",
+        "v2.20.0",
+        "cmd",
+        "github.com/docker/compose/v2/internal.Version",
+    ),
     "cosign": GoTool("github.com/sigstore/cosign/v3", "v3.1.1", "cmd/cosign"),
     "oras": GoTool("oras.land/oras", "v1.3.3", "cmd/oras"),
     "versitygw": GoTool("github.com/versity/versitygw", "v1.8.0", "cmd/versitygw"),
