@@ -80,10 +80,14 @@ class Acting:
 
     def involved(self, state: InstanceState) -> Sequence[Engine]:
         """The engines that may hold something of it: all of them when that was never written."""
-        names = set(state.engines)
+        names = {*(state.engines or self._engines)}
         if state.workload is not None:
             names.add(state.workload.engine)
-        return [self.engine(name) for name in sorted(names or self._engines)]
+        return [self.engine(name) for name in sorted(names)]
+
+    def note_found(self, instance: str, units: Sequence[Unit]) -> None:
+        """Units that the instance's state says nothing of; raises OSError."""
+        self._ports.note_found(instance, units, self._engines)
 
     def engine(self, name: str) -> Engine:
         if name not in self._engines:

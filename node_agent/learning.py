@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from zlib import crc32
 
-from node_agent.converge import on_trial
+from node_agent.converge import on_trial, wanted_workload
 from node_agent.flaps import STABLE_MS, already_counted, altered_words, with_loss
 from node_agent.learning_services import (
     kept_services,
@@ -34,6 +34,7 @@ from node_agent.steps import (
     Failed,
     Fault,
     GiveUp,
+    NoteJobs,
     Outcome,
     Present,
     ProbeReady,
@@ -76,6 +77,7 @@ def renewed(target: Target, progress: Progress, now_ms: int) -> Progress:
         restarts=progress.restarts,
         attempt_since_ms=now_ms,
         tolerated=progress.tolerated,
+        jobs=progress.jobs,
         ready_hash=progress.ready_hash if serving else "",
         ready_since_ms=progress.ready_since_ms if serving else 0,
         stopped_by_us=True,
@@ -89,6 +91,8 @@ def learn(
     """The progress after `step` ended with `outcome`."""
     if isinstance(outcome, Failed):
         return _learn_failure(target, progress, step, outcome, now_ms)
+    if isinstance(step, NoteJobs):
+        return replace(progress, jobs=step.jobs)
     if isinstance(outcome, Probed):
         return _learn_probed(progress, step, outcome, now_ms)
     # A teardown counts its tries until the proof is clean: sweeping well is not yet success.
@@ -174,10 +178,11 @@ def _workload_of(target: Target, progress: Progress, unit: Unit) -> Workload | N
 
 def _learn_given_up(target: Target, after: Progress, fault: Fault, now_ms: int) -> Progress:
     given_up = replace(renewed(target, after, now_ms), failure=replace(fault, final=True))
-    if fault.reason is not FailureReason.FLAPPING:
+    wanted = wanted_workload(target, after) if isinstance(target, Present) else None
+    if wanted is None or on_trial(wanted, after):
         return given_up
     if after.failure is not None:
-        # It is the version before that flaps, which was put back when the newer one failed.
+        # It is the version before, which was put back when the newer one failed.
         message = f"{after.failure.message}; and the version before was {fault.message}"
         given_up = replace(given_up, failure=replace(fault, message=message))
     return replace(given_up, committed=None, ready_hash="", ready_since_ms=0)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from node_agent.converge import on_trial
 from node_agent.flaps import STABLE_MS, altered_words, with_loss
 from node_agent.restarts import STARTS_MAX
-from node_agent.service_standing import already_counted, job_names, standings
+from node_agent.service_standing import already_counted, job_names, released, standings
 from node_agent.steps import (
     PROBE_FIRST_MS,
     Apply,
@@ -53,8 +53,8 @@ def learn_services(after: Progress, step: Step, altered: Fault | None, now_ms: i
             return _learn_started(replace(after, fault=altered), step, now_ms)
         case RepairServices(_, _, _):
             return _learn_repaired(after, step, now_ms)
-        case GiveUpService(name, fault):
-            return _with(after, [replace(_known(after, name), failed=fault)])
+        case GiveUpService(name, fault, form):
+            return _with(after, [replace(_known(after, name), failed=fault, form=form)])
         case NoteReady(workload):
             return replace(
                 after, ready_hash=workload.spec_hash, fault=None,
@@ -67,7 +67,9 @@ def learn_services(after: Progress, step: Step, altered: Fault | None, now_ms: i
 def put_in_force(
     after: Progress, workload: Workload, altered: Fault | None, now_ms: int
 ) -> Progress:
-    """Nothing is known of its services yet, beyond how often one was started that is stopped."""
+    """Nothing is known of its services yet, beyond who was given up, and how often one was started
+    that is stopped.
+    """
     since_ms = after.gate_since_ms if on_trial(workload, after) else 0
     return replace(
         _counted_start(after, now_ms),
@@ -76,7 +78,9 @@ def put_in_force(
         fault=altered,
         ready_hash="",
         ready_since_ms=0,
-        services=tuple(_afresh(one) for one in after.services if not one.started_at_ms),
+        services=tuple(
+            _afresh(one) for one in after.services if one.failed or not one.started_at_ms
+        ),
     )
 
 
@@ -113,7 +117,9 @@ def stopped(after: Progress, unit: Unit, workload: Workload | None, now_ms: int)
 
 def kept_services(progress: Progress) -> tuple[ServiceProgress, ...]:
     """What a newer task finds: who was given up may try again."""
-    return tuple(replace(one, starts=min(one.starts, 1), failed=None) for one in progress.services)
+    return tuple(
+        replace(one, starts=min(one.starts, 1), failed=None, form="") for one in progress.services
+    )
 
 
 def mends(progress: Progress, workload: Workload) -> bool:
@@ -136,7 +142,7 @@ def learn_unmended(progress: Progress, outcome: Failed, now_ms: int) -> Progress
 
 
 def _learn_started(after: Progress, step: StartServices, now_ms: int) -> Progress:
-    known = [_known(after, name) for name in step.names]
+    known = [released(_known(after, name)) for name in step.names]
     after = _with_losses(after, step.workload, [one for one in known if one.started_at_ms], now_ms)
     return _with(after, [_begun(one, now_ms) for one in known])
 
@@ -154,8 +160,9 @@ def _begun(known: ServiceProgress, now_ms: int) -> ServiceProgress:
 
 def _afresh(known: ServiceProgress) -> ServiceProgress:
     return ServiceProgress(
-        known.name, starts=known.starts, restarts=known.restarts, failed=known.failed
-    )
+        known.name, starts=known.starts, restarts=known.restarts, failed=known.failed,
+        form=known.form,
+    )  # fmt: skip
 
 
 def learn_service_failure(
@@ -171,7 +178,7 @@ def learn_service_failure(
     if topology is None or service is None:
         return None
     words = outcome.message.removeprefix(f"{name}: ")
-    known = _known(progress, name)
+    known = released(_known(progress, name))
     known = replace(known, starts=known.starts + 1, started_at_ms=now_ms, probe_detail=words)
     hosts = {port.name: port.host for port in step.workload.ports}
     picked = any(hosts[port] is None for port in service.ports)
@@ -186,7 +193,7 @@ def learn_service_failure(
 
 def _learn_some_failed(progress: Progress, step: StartServices, now_ms: int) -> Progress:
     """One at a time from here on. Others may run by now, and none is what it was."""
-    known = [_known(progress, name) for name in step.names]
+    known = [released(_known(progress, name)) for name in step.names]
     lost = [one for one in known if one.started_at_ms]
     after = _with_losses(progress, step.workload, lost, now_ms, restarted=False)
     begun = [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from node_agent.engines.base import EngineFailure
 from node_agent.engines.probes import port_is_free
 from node_agent.state import InstanceState, StateStore
+from node_agent.units import Unit
 from node_agent.wire import FailureReason, Workload
 
 PORT_FIRST, PORT_COUNT = 20_000, 10_000
 """Below the range that Linux takes the ports of outgoing connections from."""
+_PICKED = range(PORT_FIRST, PORT_FIRST + PORT_COUNT)
 
 
 class HostPorts:
@@ -53,6 +55,28 @@ class HostPorts:
             picked = {name: port for name, port in {**held, **ports}.items() if name not in asked}
             self._store.save_placement(workload.instance, workload.engine, picked)
             return ports
+
+    def note_found(self, instance: str, units: Sequence[Unit], engines: Collection[str]) -> None:
+        """Of an instance whose state says nothing of `units`, since it was lost: ports that were
+        picked for them go on being its own, and any of `engines` may have more of it.
+        """
+        with self._lock:
+            states = self._store.instances()
+            others = {
+                port
+                for name, state in states.items()
+                if name != instance
+                for port in state.host_ports.values()
+            }
+            found = {
+                one.name: one.host_port
+                for unit in sorted(units, key=lambda unit: (unit.alive, unit.unit_id))
+                for one in unit.endpoints
+                if one.host_port in _PICKED and one.host_port not in others
+            }
+            ports = {**found, **states[instance].host_ports}
+            for engine in sorted(engines):
+                self._store.save_placement(instance, engine, ports)
 
     def forget(self, workload: Workload, names: Collection[str] | None = None) -> None:
         """After a port turned out to be taken by somebody else: one of `names`, or of all."""

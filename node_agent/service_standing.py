@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from node_agent.compose_wire import Dependency, starting_order
 from node_agent.flaps import altered_words
+from node_agent.jobs import is_done
 from node_agent.restarts import exit_words
 from node_agent.steps import Fault, Progress, ServiceProgress
 from node_agent.units import ServiceSeen, Unit
@@ -15,13 +16,16 @@ from node_agent.wire import FailureReason, Service, Topology, Workload
 
 @dataclass(frozen=True)
 class Standing:
-    """One service: as wanted, as seen, as remembered. `job`: others wait for its end."""
+    """One service: as wanted, as seen, as remembered. `job`: others wait for its end. `done`: that
+    job ended well, by what was written down of it, and its container is gone.
+    """
 
     service: Service
     seen: ServiceSeen
     known: ServiceProgress
     job: bool
     trial: bool
+    done: bool
 
     @property
     def name(self) -> str:
@@ -35,7 +39,7 @@ class Standing:
     def completed(self) -> bool:
         """It ended, and well, and that was to be."""
         ends = self.job or self.service.restart != "always"
-        return ends and self.seen.status == "exited" and self.seen.exit_code == 0
+        return self.done or (ends and self.seen.status == "exited" and self.seen.exit_code == 0)
 
     @property
     def ready(self) -> bool:
@@ -70,15 +74,29 @@ def standings(wanted: Workload, unit: Unit, progress: Progress) -> Standings:
     jobs = job_names(topology)
     services = {one.name: one for one in topology.services}
     return {
-        name: Standing(
-            services[name],
-            seen.get(name) or ServiceSeen(name),
-            known.get(name) or ServiceProgress(name),
-            name in jobs,
-            trial,
+        name: _standing(
+            services[name], seen.get(name) or ServiceSeen(name),
+            known.get(name) or ServiceProgress(name), unit, progress,
+            job=name in jobs, trial=trial,
         )
         for name in starting_order(topology) or ()
-    }
+    }  # fmt: skip
+
+
+def _standing(
+    service: Service, seen: ServiceSeen, known: ServiceProgress, unit: Unit, progress: Progress,
+    *, job: bool, trial: bool,
+) -> Standing:  # fmt: skip
+    if known.failed is not None and known.form and seen.form and known.form != seen.form:
+        known = released(known)  # Who was given up is another one now.
+    return Standing(service, seen, known, job, trial, job and is_done(seen, unit, progress.jobs))
+
+
+def released(known: ServiceProgress) -> ServiceProgress:
+    """With a clean slate, if it was given up."""
+    if known.failed is None:
+        return known
+    return ServiceProgress(known.name, restarts=known.restarts)
 
 
 def job_names(topology: Topology) -> frozenset[str]:

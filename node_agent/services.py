@@ -6,7 +6,9 @@ Rules:
 - A service is started only while what it depends on is as it has to be. What becomes of that
   afterwards stops nobody who runs.
 - A job is what others wait for the end of. Once it ended well it is not run again, over restarts of
-  the topology, of the agent and of the host, until it is another service.
+  the topology, of the agent and of the host, until it is another service (see `jobs`).
+- Of what passed its gate, a vital service that ends and is never to be started again is the end of
+  all of it. A job is not: what waited for it runs.
 - On trial a vital service that fails takes the whole attempt with it. What is not vital is waited
   for in its time; then `other_failure` says what becomes of the attempt.
 """
@@ -14,9 +16,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node_agent.flaps import FLAPS_MAX, STABLE_MS, altered_words, recent_losses, too_many
+from node_agent.jobs import done_jobs
 from node_agent.restarts import STARTS_MAX, exit_verdict, restart_delay_ms, trial_delay_ms
 from node_agent.service_standing import (
     Standing,
@@ -35,6 +38,7 @@ from node_agent.steps import (
     Fault,
     GiveUp,
     GiveUpService,
+    NoteJobs,
     NoteReady,
     ProbeService,
     Progress,
@@ -84,7 +88,8 @@ def service_step(wanted: Workload, unit: Unit, progress: Progress, now_ms: int) 
     trial = next(iter(ones.values())).trial
     case = _Case(wanted, topology, unit, progress, ones, now_ms, trial)
     return (
-        (_judged(case) if trial else _flapped(case))
+        _jobs_noted(case)
+        or (_judged(case) if trial else _flapped(case) or _ended(case))
         or _given_up(case)
         or _put_right(case)
         or _made(case)
@@ -94,6 +99,13 @@ def service_step(wanted: Workload, unit: Unit, progress: Progress, now_ms: int) 
         or _probed(case)
         or _waiting(case)
     )
+
+
+def _jobs_noted(case: _Case) -> Step | None:
+    """Before anything is started: whatever ends the agent, what is written down is true."""
+    seen = [one.seen for one in case.ones.values() if one.job]
+    jobs = done_jobs(seen, case.unit, case.progress.jobs)
+    return NoteJobs(jobs) if jobs != case.progress.jobs else None
 
 
 def _judged(case: _Case) -> Step | None:
@@ -159,6 +171,25 @@ def _flapped(case: _Case) -> Step | None:
     return GiveUp(fault) if fault is not None else None
 
 
+def _ended(case: _Case) -> Step | None:
+    """After its gate: whether a vital service ended for good.
+
+    While all of it is being started again, one that was stopped for that did not end.
+    """
+    if _culprits(case):
+        return None
+    for one in case.ones.values():
+        fault = down_for_good(one)
+        if fault is not None and _is_over(one):
+            return GiveUp(replace(fault, message=f"{one.name}: {fault.message}", final=True))
+    return None
+
+
+def _is_over(one: Standing) -> bool:
+    """Whether its end is that of all."""
+    return one.service.vital and not one.job and down_for_good(one) is not None
+
+
 def _put_right(case: _Case) -> Step | None:
     altered = [one for one in case.ones.values() if one.seen.altered]
     if not altered:
@@ -179,9 +210,8 @@ def _given_up(case: _Case) -> Step | None:
         ran_well = case.now_ms - known.started_at_ms >= STABLE_MS
         if known.starts >= FLAPS_MAX and not ran_well:
             message = f"tried {known.starts} times, last: {how_lost(one)}"
-            return GiveUpService(
-                one.name, Fault(FailureReason.FLAPPING, message, one.seen.exit_code, final=True)
-            )
+            fault = Fault(FailureReason.FLAPPING, message, one.seen.exit_code, final=True)
+            return GiveUpService(one.name, fault, one.seen.form)
     return None
 
 
@@ -195,7 +225,7 @@ def _missing(case: _Case) -> list[Standing]:
     return [
         one
         for one in case.ones.values()
-        if one.seen.status == "missing" and one.known.failed is None
+        if one.seen.status == "missing" and one.known.failed is None and not one.completed
     ]
 
 
@@ -215,8 +245,9 @@ def _all_again(case: _Case) -> Step | None:
 
 def _culprits(case: _Case) -> list[Standing]:
     ones = case.ones.values()
-    alone = not any(one.seen.alive for one in ones)
-    if alone or case.topology.vital_failure != "restart_all":
+    # Who is never started again by itself is, with all: but only once all of it was stopped.
+    needed = any(one.seen.alive or _is_over(one) for one in ones)
+    if not needed or case.topology.vital_failure != "restart_all":
         return []
     lost = [one for one in ones if one.lost and one.service.vital and not one.job]
     return [one for one in lost if down_for_good(one) is None]

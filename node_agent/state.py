@@ -20,7 +20,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from node_agent.disk import Disk, FolderDisk, StateUnusable
 from node_agent.membership import NodeConfig
 from node_agent.state_pulls import PULLS_FILE, Pulls, parse_pulls, pulls_text, to_forget, with_pull
-from node_agent.steps import Absent, Fault, Present, Progress, Target
+from node_agent.steps import (
+    Absent,
+    Fault,
+    JobDone,
+    Present,
+    Progress,
+    ServiceProgress,
+    Target,
+)
 from node_agent.tasks import ISSUED_AHEAD_MAX_MS
 from node_agent.wire import (
     ControlTask,
@@ -86,11 +94,28 @@ class StoredFault(_Stored):
     exit_code: int | None = None
 
 
+class StoredGivenUp(_Stored):
+    """A service that is not started again while it is of this form."""
+
+    service: str
+    form: str
+    fault: StoredFault
+
+
+class StoredJob(_Stored):
+    """A job that is done. `volumes`: when each was made, by name."""
+
+    service: str
+    form: str
+    volumes: dict[str, str]
+
+
 class InstanceState(_Stored):
     """One instance: the task it was given last, and the progress worth keeping.
 
     `workload` None means it is to be absent. `host_ports` are the ports the agent picked, by port
     name; they stay the same over replacements. `engines` are those that ever held something of it.
+    `given_up` and `jobs` are of a topology; what an agent wrote that knew of neither has none.
     """
 
     instance: str
@@ -109,6 +134,8 @@ class InstanceState(_Stored):
     tolerated: tuple[str, ...] = ()
     host_ports: dict[str, int] = {}
     engines: tuple[str, ...] = ()
+    given_up: tuple[StoredGivenUp, ...] = ()
+    jobs: tuple[StoredJob, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -118,33 +145,60 @@ class InstanceState(_Stored):
 
     @property
     def progress(self) -> Progress:
-        failure, fault = self.failure, None
-        if failure is not None:
-            fault = Fault(failure.reason, failure.message, failure.exit_code, final=True)
         return Progress(
             committed=self.committed,
-            failure=fault,
+            failure=_fault(self.failure) if self.failure is not None else None,
             restarts=self.restarts,
             proof=self.proof,
             losses_ms=self.losses_ms,
             tolerated=self.tolerated,
+            jobs=tuple(
+                JobDone(one.service, one.form, tuple(sorted(one.volumes.items())))
+                for one in self.jobs
+            ),
+            services=tuple(
+                ServiceProgress(one.service, failed=_fault(one.fault), form=one.form)
+                for one in self.given_up
+            ),
         )
 
     def with_progress(self, progress: Progress) -> InstanceState:
-        fault, failure = progress.failure, None
-        if fault is not None:
-            failure = StoredFault(
-                reason=fault.reason, message=fault.message, exit_code=fault.exit_code
-            )
+        fault = progress.failure
         changes = {
             "committed": progress.committed,
-            "failure": failure,
+            "failure": _stored(fault) if fault is not None else None,
             "restarts": progress.restarts,
             "proof": progress.proof,
             "losses_ms": progress.losses_ms,
             "tolerated": progress.tolerated,
+            "given_up": tuple(
+                StoredGivenUp(service=one.name, form=one.form, fault=_stored(one.failed))
+                for one in progress.services
+                if one.failed is not None
+            ),
+            "jobs": tuple(
+                StoredJob(service=one.name, form=one.form, volumes=dict(one.volumes))
+                for one in progress.jobs
+            ),
         }
         return self.model_copy(update=changes)
+
+    def stored(self) -> str:
+        """As its file. What is said of few instances is left out where there is nothing to say: an
+        agent that knows nothing of it can read it, too.
+        """
+        return self.model_dump_json(exclude={one for one in _OF_FEW if not getattr(self, one)})
+
+
+_OF_FEW = ("given_up", "jobs")
+
+
+def _fault(stored: StoredFault) -> Fault:
+    return Fault(stored.reason, stored.message, stored.exit_code, final=True)
+
+
+def _stored(fault: Fault) -> StoredFault:
+    return StoredFault(reason=fault.reason, message=fault.message, exit_code=fault.exit_code)
 
 
 @dataclass(frozen=True)
@@ -305,7 +359,7 @@ class StateStore:
                 self._save(after)
 
     def _save(self, state: InstanceState) -> None:
-        self._disk.write(_instance_file(state.instance), state.model_dump_json())
+        self._disk.write(_instance_file(state.instance), state.stored())
         self._instances[state.instance] = state
 
     def _forget_old(self, now_ms: int) -> None:
@@ -383,6 +437,7 @@ def _accepted(before: InstanceState | None, task: InstanceTask, now_ms: int) -> 
         "failure": None,
         "proof": None,
         "losses_ms": (),
+        "given_up": (),
     }
     match task:
         case LaunchTask(workload=workload):
@@ -390,5 +445,7 @@ def _accepted(before: InstanceState | None, task: InstanceTask, now_ms: int) -> 
         case ControlTask(run=run):
             changes = {"run": run}
         case RemoveTask():
-            changes = {"workload": None, "committed": None, "restarts": 0, "tolerated": ()}
+            changes = {
+                "workload": None, "committed": None, "restarts": 0, "tolerated": (), "jobs": (),
+            }  # fmt: skip
     return base.model_copy(update={**common, **changes})

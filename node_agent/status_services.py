@@ -40,7 +40,9 @@ def services_fault(workload: Workload, unit: Unit, progress: Progress) -> Fault 
     bad.sort(key=lambda one: (not one.vital, one.name))
     told = [f"{one.name}: {one.detail}" for one in bad[:WORDS_MAX]]
     more = f" and {len(bad) - WORDS_MAX} more" if len(bad) > WORDS_MAX else ""
-    first = ones[bad[0].name]
+    # Who only fails its probe may do so because of what another one is.
+    lost = [one for one in bad if not ones[one.name].running or ones[one.name].seen.altered]
+    first = ones[(lost or bad)[0].name]
     fault = Fault(_reason(first, ones), "; ".join(told) + more)
     return replace(fault, exit_code=_exit_code(first))
 
@@ -114,4 +116,6 @@ def _reason(one: Standing, ones: Standings) -> FailureReason:
         return fault.reason
     if one.running:
         return FailureReason.NOT_READY_IN_TIME
+    if one.lost and one.seen.status == "missing" and not one.trial:
+        return FailureReason.ALTERED
     return FailureReason.OUT_OF_MEMORY if one.seen.out_of_memory else FailureReason.EXITED

@@ -47,7 +47,8 @@ class ServiceProgress:
     """How far one service of a topology got, since this agent runs.
 
     `started_at_ms`: 0 while it was not started since its topology was put in force, or was stopped
-    on purpose since. `starts`: since it last ran well. `failed`: why it is not started again.
+    on purpose since. `starts`: since it last ran well. `failed`: why it is not started again while
+    it is of `form`; these two outlive the agent.
     """
 
     name: str
@@ -60,6 +61,16 @@ class ServiceProgress:
     probe_failures: int = 0
     probe_detail: str = ""
     failed: Fault | None = None
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """A job that ended well: of which form, and when each of the volumes there was made."""
+
+    name: str
+    form: str
+    volumes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,9 @@ class Progress:
     """How far an instance got. The first group outlives the agent, the rest starts over with it.
 
     `losses_ms`: when what passed its gate was lost, oldest first (see `flaps`). `tolerated`: what
-    of `Unit.altered` the engine makes of every container by itself. `fresh`: nothing was done since
-    containers were made last. `ready_hash`: what is ready; of a topology, all that is vital.
+    of `Unit.altered` the engine makes of every container by itself. `jobs`: those that are done, in
+    the order of their names. `fresh`: nothing was done since containers were made last.
+    `ready_hash`: what is ready; of a topology, all that is vital.
 
     An attempt that an agent restart cut off starts over too: its budget is for the workload, and
     what is already running is taken note of rather than started again.
@@ -80,6 +92,7 @@ class Progress:
     proof: Proof | None = None
     losses_ms: tuple[int, ...] = ()
     tolerated: tuple[str, ...] = ()
+    jobs: tuple[JobDone, ...] = ()
 
     pulled: str = ""
     attempt_since_ms: int = 0
@@ -159,10 +172,18 @@ class ProbeService:
 
 @dataclass(frozen=True)
 class GiveUpService:
-    """One that is not vital is not started again."""
+    """One that is not vital is not started again while it is of this form."""
 
     name: str
     fault: Fault
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class NoteJobs:
+    """These are done, and no others."""
+
+    jobs: tuple[JobDone, ...]
 
 
 @dataclass(frozen=True)
@@ -249,6 +270,7 @@ class Settled:
 Step = (
     Pull | Create | Start | TakeNote | ProbeReady | Stop | Remove | Repair | Tolerate
     | Apply | StartServices | ProbeService | GiveUpService | RepairServices | NoteReady
+    | NoteJobs
     | Commit | GiveUp | Sweep | Prove | Wait | Settled
 )  # fmt: skip
 

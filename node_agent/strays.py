@@ -48,7 +48,10 @@ class Strays:
             self._due, self._changed, self._known = True, True, False
             return False
         self._found = tuple(
-            Stray(name=unit.name, instance=unit.instance, spec_hash=unit.spec_hash or None)
+            Stray(
+                name=unit.name, instance=unit.instance, spec_hash=unit.spec_hash or None,
+                alive=unit.alive,
+            )
             for _, units in looks
             for unit in units
             if unit.instance not in instances

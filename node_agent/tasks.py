@@ -131,7 +131,10 @@ def _judge_content(task: AnyTask, trust: Trust) -> Refusal | None:
             message = f"{task.kind} does not launch what the {task.workload.engine} engine runs"
             return Refusal("engine_mismatch", message, task.task_id)
         if task.workload.engine not in trust.engines:
-            message = f"this agent does not offer the {task.workload.engine} engine"
+            engine = task.workload.engine
+            message = (
+                f"this agent does not offer the {engine} engine: start it with --engine {engine}"
+            )
             return Refusal("engine_not_offered", message, task.task_id)
     if isinstance(task, ControlTask) and not trust.present(task.instance):
         message = f"nothing was launched for {task.instance}"

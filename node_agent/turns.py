@@ -34,11 +34,13 @@ from node_agent.state import InstanceState, StateStore
 from node_agent.status import workload_report
 from node_agent.steps import (
     Absent,
+    Apply,
     Commit,
     Done,
     Failed,
     GiveUp,
     GiveUpService,
+    NoteJobs,
     NoteReady,
     Outcome,
     Present,
@@ -63,7 +65,7 @@ REFRESH_ON_TRIAL_MS = 500
 ENGINE_RETRY_MS = 1_000
 CATCH_UP_MS = 30_000
 _CHANGES_NOTHING = (
-    ProbeReady, ProbeService, TakeNote, NoteReady, Commit, GiveUp, GiveUpService,
+    ProbeReady, ProbeService, TakeNote, NoteReady, NoteJobs, Commit, GiveUp, GiveUpService,
 )  # fmt: skip
 
 
@@ -230,6 +232,8 @@ class Turns:
             raise
         self._units = tuple(unit for _, units in looks for unit in units)
         self._looked_at_ms = min((at_ms for at_ms, _ in looks), default=now_ms)
+        if self._units and not state.engines:
+            self._acting.note_found(self.instance, self._units)
 
     def _seen(self, engine: Engine, due: bool, now_ms: int) -> tuple[int, Sequence[Unit]]:
         """Its units of this instance, and when they were seen; shared unless it is `due`."""
@@ -282,6 +286,10 @@ class Turns:
                         restarts=self._progress.restarts)  # fmt: skip
         elif isinstance(step, ProbeReady) and before.ready_hash and not self._progress.ready_hash:
             log.warning("ready no more", probe=self._progress.probe_detail)
+        elif isinstance(step, Apply) and step.workload == before.committed:
+            lost = [name for name, made in step.unit.volumes or () if not made]
+            if lost:
+                log.warning("volume removed by somebody, made anew and empty", volumes=lost)
         self._tell_of_services(log, before)
 
     def _tell_of_services(self, log: Any, before: Progress) -> None:

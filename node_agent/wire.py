@@ -339,11 +339,14 @@ class WorkloadReport(Wire):
 
 
 class Stray(Wire):
-    """Something with our label that no accepted task asked for. Shown, never touched."""
+    """Something with our label that no accepted task asked for. Shown, never touched. `alive`: None
+    from an agent that does not say.
+    """
 
     name: str
     instance: str
     spec_hash: str | None
+    alive: bool | None = None
 
 
 class Gpu(Wire):

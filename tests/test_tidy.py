@@ -28,6 +28,7 @@ PURE = (
     "node_agent/engines/compose_seen.py",
     "node_agent/engines/docker_drift.py",
     "node_agent/flaps.py",
+    "node_agent/jobs.py",
     "node_agent/learning.py",
     "node_agent/learning_services.py",
     "node_agent/restarts.py",
@@ -61,6 +62,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("node_agent.sealing", ("node_agent.wire",)),
     ("node_agent.units", ("node_agent.wire",)),
     ("node_agent.steps", ("node_agent.wire", "node_agent.units")),
+    ("node_agent.jobs", ("node_agent.units", "node_agent.steps")),
     (
         "node_agent.service_standing",
         (
@@ -69,6 +71,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "node_agent.units",
             "node_agent.steps",
             "node_agent.flaps",
+            "node_agent.jobs",
             "node_agent.restarts",
         ),
     ),
@@ -79,6 +82,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "node_agent.units",
             "node_agent.steps",
             "node_agent.flaps",
+            "node_agent.jobs",
             "node_agent.restarts",
             "node_agent.service_standing",
         ),

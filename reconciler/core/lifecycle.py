@@ -101,10 +101,12 @@ TRANSITIONS: Mapping[tuple[State | None, Trigger], Step] = {
     (State.DECOMMISSIONING, Trigger.REMOVED): Step(State.DECOMMISSIONED, ("decommissioned",)),
 }
 
-_FLAPPED_ATTEMPTS = 8
-"""What flaps was ready in between each time, so its pauses never get to grow: it has the longest
-one at once. A new commit that changes it does not wait for that.
+_RAN_ATTEMPTS = 8
+"""What ran and then failed was ready in between each time, so its pauses never get to grow: it has
+the longest one at once. A new commit that changes it does not wait for that.
 """
+_ENDINGS = (FailureReason.EXITED, FailureReason.OUT_OF_MEMORY)
+"""Of services that ran: a vital one that is never restarted. Others are mended on their node."""
 
 Moved = tuple[InstanceRecord, tuple[Event, ...]]
 
@@ -263,8 +265,9 @@ def settle(record: InstanceRecord, seen: Seen[WorkloadReport | None], now_ms: in
         return _move(_applied(noted), noted.state, trigger, now_ms, before=noted)
     reason = report.reason.value if report.reason else "unknown"
     attempts = noted.attempts + (noted.state is not State.FAILED)
-    if report.reason is FailureReason.FLAPPING:
-        attempts = max(attempts, _FLAPPED_ATTEMPTS)
+    ended = bool(report.services) and report.reason in _ENDINGS and noted.state is State.RUNNING
+    if ended or report.reason is FailureReason.FLAPPING:
+        attempts = max(attempts, _RAN_ATTEMPTS)
     failed = replace(noted, reason=reason, message=report.message, attempts=attempts)
     return _move(failed, noted.state, trigger, now_ms)
 

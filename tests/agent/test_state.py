@@ -17,7 +17,7 @@ from node_agent.link import AgentKey
 from node_agent.membership import NodeConfig
 from node_agent.ports import HostPorts
 from node_agent.state import REMOVED_KEPT_MS, Identity, StateStore
-from node_agent.steps import Absent, Fault, Present, Progress
+from node_agent.steps import Absent, Fault, JobDone, Present, Progress, ServiceProgress
 from node_agent.wire import FailureReason, Port, Proof
 from tests.agent.cases import INSTANCE, NODE, NOW_MS, control, launch, remove, verifier, workload
 from tests.agent.topology_world import service, topology_workload
@@ -78,6 +78,65 @@ def test_a_topology_is_there_after_a_restart_with_its_hash(tmp_path: Path) -> No
         assert state.progress == Progress(committed=what, losses_ms=(NOW_MS,))
         assert state.workload is not None
         assert state.workload.spec_hash == what.spec_hash
+
+
+def test_what_is_known_of_services_is_there_after_a_restart(tmp_path: Path) -> None:
+    what = topology_workload(service("job"), service("side", vital=False))
+    fault = Fault(FailureReason.FLAPPING, "tried 5 times, last: exited with 1", 1, final=True)
+    side = ServiceProgress("side", failed=fault, form="f2")
+    done = (JobDone("job", "f1", (("v-data", "2026-01-01T00:00:00Z"),)),)
+    with opened(tmp_path) as store:
+        store.accept(launch(1, what, kind="compose.launch"), NOW_MS)
+        running = ServiceProgress("job", started_at_ms=NOW_MS, starts=1)
+        progress = Progress(committed=what, jobs=done, services=(running, side))
+        store.save_progress(INSTANCE, 1, progress)
+    with opened(tmp_path) as store:
+        state = store.instance(INSTANCE)
+        assert state is not None
+        assert state.progress == Progress(committed=what, jobs=done, services=(side,))
+        stopped = store.accept(control(2, False, kind="compose.control"), NOW_MS).progress
+        assert stopped == Progress(committed=what, jobs=done)
+        assert store.accept(remove(3, kind="compose.remove"), NOW_MS).progress == Progress()
+
+
+def test_an_agent_that_knows_nothing_of_services_can_read_what_has_none(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.accept(launch(1), NOW_MS)
+        store.save_progress(INSTANCE, 1, Progress(committed=workload()))
+    stored = json.loads(instance_file(tmp_path).read_text())
+    assert not {"given_up", "jobs"} & stored.keys()
+    with opened(tmp_path) as store:
+        state = store.instance(INSTANCE)
+        assert state is not None
+        assert state.progress == Progress(committed=workload())
+
+
+@pytest.mark.parametrize("crash_in", ["fsync", "rename"])
+def test_a_crash_while_a_job_is_written_down_leaves_it_done_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_in: str
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    done = Progress(jobs=(JobDone("job", "f1"),))
+    with opened(tmp_path) as store:
+        store.accept(launch(1), NOW_MS)
+        with monkeypatch.context() as patched:
+            patched.setattr(os if crash_in == "fsync" else Path, crash_in, crash)
+            with pytest.raises(Crash):
+                store.save_progress(INSTANCE, 1, done)
+    with opened(tmp_path) as store:
+        state = store.instance(INSTANCE)
+        assert state is not None
+        assert (state.progress, store.recovered.moved_aside) == (Progress(), ())
+        assert store.save_progress(INSTANCE, 1, done)
+    with opened(tmp_path) as store:
+        state = store.instance(INSTANCE)
+        assert state is not None
+        assert state.progress == done
 
 
 def test_a_failure_is_kept_until_the_next_task(tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def test_refusals(case: str) -> None:
 def test_an_engine_that_is_not_offered() -> None:
     verdict = admit(sealed(launch(5), OURS), replace(TRUST, engines=frozenset()), NOW_MS)
     assert isinstance(verdict, Refusal)
-    assert verdict.message == "this agent does not offer the process engine"
+    assert verdict.message == (
+        "this agent does not offer the process engine: start it with --engine process"
+    )
 
 
 def test_a_task_from_before_the_memory_was_lost() -> None:

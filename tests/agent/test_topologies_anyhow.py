@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node_agent.compose_wire import Service
+from node_agent.compose_wire import Mount, Service, Volume
 from node_agent.flaps import FLAP_WINDOW_MS
 from node_agent.service_standing import standings
 from node_agent.steps import Absent, Present, ProbeService, Settled, Wait
@@ -25,6 +25,7 @@ RARELY = PROBED.model_copy(update={"interval_ms": 20_000})
 """Probes of what is ready do not fill the time in which nothing happens."""
 BAD = ("deaf", "exit 1", "exit 127")
 JOBS = ("exit 0", "end_third")
+DATA = Mount(volume="data", path="/data")
 
 
 @st.composite
@@ -52,6 +53,7 @@ def services(draw: st.DrawFn, bad: bool) -> tuple[Service, ...]:
                 vital=draw(st.booleans()),
                 env={"V": draw(st.sampled_from("12"))},
                 ports=("http",) if name == "a" else (),
+                mounts=(DATA,) if command in JOBS else (),
             )
         )
     return tuple(found)
@@ -70,6 +72,7 @@ def workloads(draw: st.DrawFn, bad: bool = True) -> Workload:
         other_failure=draw(st.sampled_from(["degrade", "roll_back"])),
         labels={"version": draw(st.sampled_from("12"))},
         ports=(Port(name="http", container=8080),),
+        volumes=(Volume(name="data", size_mib=1),),
     )
 
 
@@ -80,6 +83,7 @@ EVENTS = st.one_of(
     st.tuples(st.sampled_from(["take", "pause", "alter", "run"]), NAME),
     st.tuples(st.just("end"), st.tuples(NAME, st.sampled_from([0, 1, 137]))),
     st.tuples(st.sampled_from(["crash", "reboot", "lose files", "port", "prune"]), st.none()),
+    st.tuples(st.sampled_from(["killed", "containers pruned", "volumes pruned"]), st.none()),
     st.tuples(st.sampled_from(["away", "refuse", "half"]), st.integers(1, 6)),
     st.tuples(st.just("steps"), st.integers(1, 25)),
     st.tuples(st.just("unstartable"), NAME),
@@ -93,6 +97,12 @@ def _happens(world: TopologyWorld, what: str, value: Any) -> None:
             world.order(value)
         case "crash":
             world.crash()
+        case "killed":
+            world.killed()
+        case "containers pruned":
+            compose.prune_containers()
+        case "volumes pruned":
+            compose.prune_volumes()
         case "steps":
             world.run(value)
         case "reboot":

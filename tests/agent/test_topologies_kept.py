@@ -132,7 +132,6 @@ def test_what_is_not_vital_and_fails_again_and_again_stays_down_alone() -> None:
         ("on_failure", 0, "completed", Phase.READY),
         ("on_failure", 1, "ready", Phase.READY),
         ("never", 0, "completed", Phase.READY),
-        ("never", 1, "failed", Phase.DEGRADED),
     ],
 )
 @pytest.mark.parametrize("vital", [True, False])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import structlog.testing
 
+from node_agent.compose_wire import Volume
 from node_agent.engines.base import Ask, PullCredential
 from node_agent.ports import HostPorts
 from node_agent.state import StateStore
@@ -190,6 +191,23 @@ def test_a_service_that_is_lost_is_a_line_in_the_log(host: Host) -> None:
         host.run()
     (line,) = [line for line in lines if line["log_level"] == "warning"]
     assert (line["event"], line["service"]) == ("ended, started again", "api")
+
+
+def test_a_volume_that_somebody_removed_is_a_line_in_the_log(host: Host) -> None:
+    topology = APP.topology
+    assert topology is not None
+    kept = topology.model_copy(update={"volumes": (Volume(name="data", size_mib=1),)})
+    workload = APP.model_copy(update={"topology": kept})
+    host.store.accept(launch(2, workload, kind="compose.launch"), host.time_ms)
+    host.run()
+    for name in ("db", "api"):
+        host.compose.take(INSTANCE, name)
+    host.compose.prune_volumes()
+    with structlog.testing.capture_logs() as lines:
+        assert host.phase_after(60) is Phase.READY
+    told = "volume removed by somebody, made anew and empty"
+    (line,) = [line for line in lines if line["event"] == told]
+    assert line["volumes"] == [f"{INSTANCE}/data"]
 
 
 def test_secrets_of_a_replaced_form_go_with_it(host: Host) -> None:

@@ -70,8 +70,9 @@ def service(name: str, *command: str, after: str = "", **changes: Any) -> Servic
 
 
 def topology_workload(*services: Service, **changes: Any) -> Workload:
-    """`vital_failure` and `other_failure` are the topology's, the rest is the workload's."""
-    policy = {key: changes.pop(key) for key in ("vital_failure", "other_failure") if key in changes}
+    """`vital_failure`, `other_failure`, `volumes` are the topology's, the rest the workload's."""
+    of_it = ("vital_failure", "other_failure", "volumes")
+    policy = {key: changes.pop(key) for key in of_it if key in changes}
     ordered = tuple(sorted(services, key=lambda one: one.name))
     fields: dict[str, Any] = {
         "instance": INSTANCE,
@@ -116,6 +117,13 @@ class TopologyWorld:
         ).with_progress(self.progress)  # fmt: skip
         durable = InstanceState.model_validate_json(stored.model_dump_json()).progress
         self.progress = replace(durable, attempt_since_ms=self.now_ms)
+
+    def killed(self) -> None:
+        """The agent dies after a step was carried out, and before anything of it was written."""
+        before = self.progress
+        self.step()
+        self.progress = before
+        self.crash()
 
     def step(self) -> Step:
         """One step, or one wait, and the checks."""
@@ -178,13 +186,19 @@ class TopologyWorld:
         one = ones[name]
         assert not one.completed, f"{name} ended well, and is started again"
         assert one.known.failed is None, f"{name} was given up"
+        noted = [job.name for job in self.progress.jobs]
+        assert name not in noted, f"{name} is written down as done, and is started"
         for dependency in one.service.depends_on:
             assert holds(dependency, ones), f"{name} is started before {dependency}"
             self._really_holds(instance, dependency)
 
     def _really_holds(self, instance: str, dependency: Dependency) -> None:
         """By the engine's own word, whatever the agent remembers."""
-        container = self.compose.containers[instance, dependency.service]
+        container = self.compose.containers.get((instance, dependency.service))
+        if container is None or container.status == "created":
+            assert dependency.condition != "healthy"
+            assert dependency.service in [job.name for job in self.progress.jobs]
+            return
         match dependency.condition:
             case "completed":
                 assert (container.status, container.exit_code) == ("exited", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from node_agent.wire import Phase
+from node_agent.wire import Phase, Stray
 from reconciler.core import lifecycle
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed
@@ -155,3 +155,16 @@ def test_a_launch_in_the_middle_of_which_its_instance_was_renamed_is_closed() ->
         assert closed == (HELLO.instance.key,)
     for other in (replace(taken, state="queued"), replace(taken, kind="pull_blob")):
         assert finished_intents(inventory(running(hi)), [other], desired(hi), see) == ()
+
+
+def test_what_rests_and_its_agent_forgot_needs_nobody_to_stop_it() -> None:
+    stopped = target("hello", run="stopped")
+    records, seen = inventory(running(HELLO)), node()
+    assert isinstance(seen, Known)
+    told = intent(HELLO, "control", state="refused")
+    for alive in (True, False):
+        stray = Stray(name="x", instance=str(key_of("hello")), spec_hash=None, alive=alive)
+        see = Observed(nodes={NODE: Known(replace(seen.value, strays=(stray,)))})
+        done = finished_intents(records, [told], desired(stopped), see)
+        assert done == (() if alive else (key_of("hello"),))
+        assert finished_intents(records, [told], desired(HELLO), see) == ()

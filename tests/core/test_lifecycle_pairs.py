@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 
 from docs.impossible import IMPOSSIBLE
+from node_agent.compose_wire import ServicePhase
 from node_agent.wire import FailureReason, Phase, WorkloadReport
 from reconciler.core.actions import Launch, Precondition, Remove, Replace
 from reconciler.core.lifecycle import (
@@ -180,10 +181,14 @@ def test_a_removal_asked_for_again_goes_on_from_when_it_began() -> None:
     assert (again.sought_since_ms, again.since_ms) == (NOW_MS, LATER_MS)
 
 
-def test_what_flaps_has_the_longest_pause_and_a_commit_ends_it() -> None:
-    word = report(OLD, Phase.FAILED, reason=FailureReason.FLAPPING)
+@pytest.mark.parametrize("reason", [FailureReason.FLAPPING, FailureReason.EXITED])
+def test_what_ran_and_failed_has_the_longest_pause_and_a_commit_ends_it(
+    reason: FailureReason,
+) -> None:
+    services = (ServicePhase(name="api", phase="failed", vital=True),)
+    word = report(OLD, Phase.FAILED, reason=reason).model_copy(update={"services": services})
     tripped, (event,) = settle(running(OLD), Known(word), LATER_MS)
-    assert (tripped.state, event.data["reason"]) == (State.FAILED, "flapping")
+    assert (tripped.state, event.data["reason"]) == (State.FAILED, reason.value)
     assert retry_pause_ms(tripped.attempts) == RETRY_MAX_MS
     mended, _ = begin(upgrade(tripped), NEW, tripped, REVISION, LATER_MS)
     assert mended.attempts == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from node_agent.wire import FailureReason, Phase, WorkloadReport
+from node_agent.wire import FailureReason, Phase, Stray, WorkloadReport
 from reconciler.core.actions import (
     Action,
     Cause,
@@ -28,8 +28,8 @@ from reconciler.core.observed import ArtifactSeen, Observed, Seen, Unknown, is_t
 from reconciler.core.plan import Finding, Waiting
 from reconciler.core.plan.stepped import is_step_back, step_back_hold, with_reason
 from reconciler.core.plan.trust import start_hold, trust_hold
-from reconciler.core.records import InstanceRecord, Intent, State
-from reconciler.core.services import serves, services_words
+from reconciler.core.records import InstanceRecord, Intent, State, node_name
+from reconciler.core.services import reason_words, serves, services_words
 from reconciler.core.trust.rules import TrustRules
 
 RETRY_BASE_MS = 15_000
@@ -82,6 +82,13 @@ class Case:
     def begun(self) -> bool:
         """Whether an operation on it was ever handed to a node since it was last absent."""
         return self.owned and self.record is not None and self.record.state is not State.REQUESTED
+
+    @property
+    def unnoted(self) -> Stray | None:
+        """What runs of it on its node, whose agent knows nothing of it any more."""
+        if self.record is None or not self.begun:
+            return None
+        return self.observed.unnoted(self.record.node, node_name(self.record))
 
     @property
     def precondition(self) -> Precondition:
@@ -173,11 +180,16 @@ def _unseen(case: Case, target: Target, unknown: Unknown) -> Verdict:
 
 
 def _absent(case: Case, target: Target) -> Verdict:
-    if target.instance.run == "stopped":
+    lost = case.unnoted
+    if target.instance.run == "stopped" and lost is None:
         return None
     under_way = _under_way(case, target)
     if under_way:
         return under_way
+    if lost is not None:
+        # Also of what is to be stopped: its agent can stop only what it knows.
+        held = None if lost.spec_hash == target.workload.spec_hash else _supplies_hold(case)
+        return _launch(case, target, "drift: its agent lost track of it", held)
     record = case.record if case.owned else None
     if record is None or not record.applied_hash:
         if not target.instance.may_start:
@@ -196,7 +208,8 @@ def _present(case: Case, target: Target, report: WorkloadReport) -> Verdict:
     if serves(report):
         return None
     message = services_words(report.services) if report.services else report.phase.value
-    return Waiting(case.key, target.instance.node, report.phase.value, report.message or message)
+    why = reason_words(report) or report.message or message
+    return Waiting(case.key, target.instance.node, report.phase.value, why)
 
 
 def _rests(report: WorkloadReport) -> bool:
@@ -253,7 +266,7 @@ def _failed(case: Case, target: Target, report: WorkloadReport) -> Verdict:
     record = case.record
     if record is not None and _may_come_back(record, report, case.now_ms):
         # Trying the newer one again would only keep the one that works from coming back.
-        message = f"{report.message or reason}; version {record.applied_version} is put back"
+        message = f"{reason_words(report)}; version {record.applied_version} is put back"
         return Waiting(case.key, target.instance.node, "putting_back", message)
     under_way = _under_way(case, target)
     if under_way:
@@ -359,7 +372,7 @@ def _backing_off(case: Case, report: WorkloadReport) -> Held | None:
     due_ms = (case.record.since_ms if case.record else 0) + retry_pause_ms(attempts)
     if case.now_ms >= due_ms:
         return None
-    why = report.message or (report.reason.value if report.reason else "failed")
+    why = reason_words(report) or report.message or "failed"
     pause_s = retry_pause_ms(attempts) // 1000
     return Held("backing_off", f"{why}; tried again {pause_s} s after it failed", due_ms)
 
