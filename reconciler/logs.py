@@ -23,7 +23,12 @@ Format = Literal["auto", "json", "console"]
 
 MASK = "***"
 _DEPTH_MAX = 6
-TALKATIVE = ("alembic", "apscheduler", "httpx")
+TALKATIVE = {
+    "alembic": logging.WARNING,
+    "apscheduler": logging.WARNING,
+    "apscheduler.scheduler": logging.ERROR,  # It warns of each tick left out on a busy host.
+    "httpx": logging.WARNING,
+}
 """Libraries that report every call or timer as news; what goes wrong in them is still said."""
 _PRIVATE_KEY = re.compile(
     r"token|secret|passw(?:or)?d|authorization|private_?key|credential|cookie", re.IGNORECASE
@@ -76,8 +81,8 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in TALKATIVE:
-        quiet = logging.NOTSET if root.level <= logging.DEBUG else logging.WARNING
+    for name, least in TALKATIVE.items():
+        quiet = logging.NOTSET if root.level <= logging.DEBUG else least
         logging.getLogger(name).setLevel(quiet)
 
 

@@ -75,6 +75,16 @@ def test_a_timer_that_ran_is_no_news(level: str, expect: list[str]) -> None:
     assert [line["event"] for line in lines(stream)] == expect
 
 
+def test_a_tick_left_out_on_a_busy_host_is_no_news() -> None:
+    """The loop's heartbeat tells when it hangs; a line for each tick would bury what matters."""
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    scheduler = logging.getLogger("apscheduler.scheduler")
+    scheduler.warning("Execution of job skipped: maximum number of running instances reached (1)")
+    scheduler.error("Error running job")
+    assert [line["event"] for line in lines(stream)] == ["Error running job"]
+
+
 def test_bound_fields_end_with_their_block() -> None:
     stream = io.StringIO()
     configure_logging(stream=stream)

@@ -91,7 +91,7 @@ def status(
         document = _with_tunnels(current(ports, settings.node_offline_after_s), ports)
         events = ports.store.events(instance=InstanceKey(instance)) if instance else ()
     if instance:
-        return _one(instance, document, events, output) or result
+        return show_one(instance, document, events, output) or result
     if not everything:
         document["instances"] = [i for i in document["instances"] if i["state"] != "decommissioned"]
     if output == "json":
@@ -141,15 +141,13 @@ def _wait(ports: Ports, deadline: float) -> int:
     return EXIT_CHANGES
 
 
-def _one(
+def show_one(
     name: str, document: Mapping[str, Any], events: Sequence[NumberedEvent], output: str
 ) -> int:
     """Everything about one instance; Refused when there is none of that name."""
     found = {one["instance"]: one for one in document["instances"]}
     if name not in found:
-        near = nearest(name, found)
-        hint = f"did you mean {near}?" if near else "see gpuaas status --all"
-        raise Refused("no_such_instance", f"no instance {name}", hint=hint)
+        raise _not_there(name, found, document["last_pass"])
     last = events[-_EVENTS_SHOWN:]
     members = [one for one in document["instances"] if one["member_of"] == name]
     members = [one for one in members if one["state"] != "decommissioned"]
@@ -160,6 +158,27 @@ def _one(
         print_instance(out(), found[name], last, members)
         print_pass(out(), about(found[name], document["last_pass"]))
     return EXIT_OK
+
+
+def _not_there(
+    name: str, found: Collection[str], last: Mapping[str, Any] | None
+) -> Refused:
+    """Why there is none of that name: its file may be there, and was never accepted."""
+    tenant, _, rest = name.partition("/")
+    project, _, own = rest.partition("/")
+    file = f"tenants/{tenant}/projects/{project}/instances/{own}."
+    for finding in last["findings"] if last else ():
+        if str(finding.get("where", "")).startswith(file):
+            return Refused(
+                "not_accepted",
+                f"nothing runs as {name}: its file was never accepted: "
+                f"{finding['code']}: {finding['message']}",
+                where=finding["where"],
+                hint=f"gpuaas explain {name}",
+            )
+    near = nearest(name, found)
+    hint = f"did you mean {near}?" if near else "see gpuaas status --all"
+    return Refused("no_such_instance", f"no instance {name}", hint=hint)
 
 
 def about(one: Mapping[str, Any], last: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -209,6 +228,7 @@ def print_instance(
     for service in one.get("services", ()):
         detail = f": {service['detail']}" if service["detail"] else ""
         weight = "" if service["vital"] else ", not vital"
+        weight += ", when last heard of" if one["health"] == "unknown" else ""
         text = f"{service['name']} {service['phase']}{weight}{detail}"
         style = "" if service["phase"] in ("ready", "completed") else "yellow"
         console.print(f"{'service:':<10} {text}", style=style, markup=False)
@@ -222,14 +242,22 @@ def print_instance(
         text = f"{condition['type']}: {condition['status']} {condition['reason']}"
         style = "green" if condition["status"] == "True" else "yellow"
         console.print(f"{text}  {condition['message']}".rstrip(), style=style, markup=False)
-    words = words_of(one["reason"])
+    reason = _reason(one)
+    words = words_of(reason)
     if words is not None:
-        console.print(f"{one['reason']}: {words.means}. Do: {words.do}", style="yellow")
-        console.print(f"  see {page_of(one['reason'])}", style="dim", markup=False)
+        console.print(f"{reason}: {words.means}. Do: {words.do}", style="yellow")
+        console.print(f"  see {page_of(reason)}", style="dim", markup=False)
     if members:
         print_instances(console, {"instances": members})
     for event in events:
         console.print(event_line(event), style="dim", markup=False)
+
+
+def _reason(one: Mapping[str, Any]) -> str:
+    """Why it failed, or why it does not get on: then its conditions begin with it."""
+    open_ones = (c for c in one["conditions"] if c["status"] != "True")
+    told = (c["message"].partition(":")[0] for c in open_ones)
+    return next((code for code in (one["reason"], *told) if words_of(code)), "")
 
 
 def _health(one: Mapping[str, Any]) -> str:
@@ -316,11 +344,12 @@ def print_instances(console: Console, document: Mapping[str, Any]) -> None:
     that says how an instance is may be cut.
     """
     rows = [*_rows(document)]
-    table = _instances_table(rows, (*_FIRST, "DIGEST", *_PLACE, "NOTE"))
     if _width(rows) <= console.width:
-        console.print(table)
+        console.print(_instances_table(rows, (*_FIRST, "DIGEST", *_PLACE, "NOTE")))
         return
-    console.print(_instances_table(rows, (*_FIRST, *_PLACE), wrapped=("INSTANCE", *_PLACE)))
+    table = _instances_table(rows, (*_FIRST, *_PLACE), wrapped=("INSTANCE", *_PLACE))
+    table.padding = (0, 1, 0, 0)  # Closer together: a name or address in one piece can be copied.
+    console.print(table)
     for row in rows:
         if row["NOTE"]:
             text = f"  {row['INSTANCE'].plain.strip()}: {row['NOTE'].plain}"

@@ -18,7 +18,7 @@ from reconciler.core.desired import Desired
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Observed, Seen, Unknown
 from reconciler.core.records import Condition, InstanceRecord, State, node_name
-from reconciler.core.services import missing_of, serves, services_words
+from reconciler.core.services import missing_of, reason_words, serves, services_words
 from reconciler.core.times import time_text
 
 Records = Mapping[InstanceKey, InstanceRecord]
@@ -240,8 +240,7 @@ def _words(record: InstanceRecord, report: WorkloadReport | None) -> str:
     if report is None:
         return f"{record.node} does not have it"
     if report.reason is not None:
-        detail = report.message.removeprefix(report.reason.value).lstrip(": ")
-        return f"{report.reason.value}: {detail}" if detail else report.reason.value
+        return reason_words(report)
     if record.state is State.FAILED and record.reason:
         return f"{record.reason}: {record.message}" if record.message else record.reason
     if report.services and not report.message:

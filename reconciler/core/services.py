@@ -44,6 +44,16 @@ def services_words(services: Sequence[ServicePhase]) -> str:
     return f"{count}: {', '.join(map(_words, missing[:_NAMES_MAX]))}{more}"
 
 
+def reason_words(report: WorkloadReport) -> str:
+    """Why it does not get on, with the code to look up first: `exited: api: exit code 3`. Empty
+    where its node gives no reason.
+    """
+    if report.reason is None:
+        return ""
+    detail = report.message.removeprefix(report.reason.value).lstrip(": ")
+    return f"{report.reason.value}: {detail}" if detail else report.reason.value
+
+
 def further_images(workload: Workload) -> tuple[str, ...]:
     """`repository@digest` of what its services run beside its own image, sorted."""
     if workload.topology is None:
@@ -54,6 +64,7 @@ def further_images(workload: Workload) -> tuple[str, ...]:
 
 def _words(one: ServicePhase) -> str:
     code = f"exit code {one.exit_code}" if one.exit_code is not None else ""
-    said = [part for part in (one.detail, code if code not in one.detail else "") if part]
+    known = code in one.detail or f"exited with {one.exit_code}" in one.detail
+    said = [part for part in (one.detail, "" if known else code) if part]
     why = ", ".join(said)[:_DETAIL_LENGTH_MAX]
     return f"{one.name} is {one.phase}" + (f" ({why})" if why else "")

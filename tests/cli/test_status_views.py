@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from node_agent.wire import Endpoint
+from node_agent.wire import Endpoint, ServicePhase
 from reconciler.cli.common import verdict
-from reconciler.cli.status import about, print_instance, print_status
+from reconciler.cli.status import about, print_instance, print_status, show_one
 from reconciler.cli.terminal import Terminal
 from reconciler.core.records import (
     Condition,
@@ -20,6 +20,7 @@ from reconciler.core.records import (
     PassSummary,
     State,
 )
+from reconciler.errors import Refused
 from reconciler.views.read_models import instance_document, status_document
 from tests.core.fleet import NOW_MS, REVISION, inventory, running, target
 
@@ -267,6 +268,43 @@ def test_a_failure_is_said_in_words_with_its_page() -> None:
         "out_of_memory: it was killed at its memory limit. Do: give it more memory within its "
         "allocation, or make it need less\n  see docs/failures/out_of_memory.md\n"
     ) in captured.get()
+
+
+def test_what_does_not_get_on_is_said_in_words_before_it_failed() -> None:
+    """Its node asks again and again: the page on it helps now, not once it was given up."""
+    why = "image_pull_failed: connection refused"
+    conditions = (
+        Condition("Ready", "False", "Starting", why, REVISION, NOW_MS),
+        Condition("Converged", "False", "Progressing", why, REVISION, NOW_MS),
+    )
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        print_instance(console, instance_document(replace(REACHED, conditions=conditions)), [])
+    assert "image_pull_failed: the image could not be pulled" in captured.get()
+    assert "  see docs/failures/image_pull_failed.md\n" in captured.get()
+
+
+def test_services_of_a_node_that_is_away_are_not_shown_as_if_somebody_looked() -> None:
+    away = Condition("Ready", "Unknown", "NodeOffline", "67 s", REVISION, NOW_MS)
+    services = (ServicePhase(name="api", phase="ready"),)
+    console = Console(width=160, highlight=False)
+    with console.capture() as captured:
+        one = replace(REACHED, conditions=(away,), services=services)
+        print_instance(console, instance_document(one), [])
+    assert "service:   api ready, when last heard of\n" in captured.get()
+
+
+def test_one_that_was_never_accepted_is_not_said_to_be_unknown() -> None:
+    found = {"code": "unknown_reference", "where": f"{INSTANCES}/new.yaml:5:3", "message": "no v2"}
+    document = status_document({}, [], replace(DONE, findings=(found,)), NOW_MS)
+    with pytest.raises(Refused) as caught:
+        show_one("acme/research/new", document, (), "text")
+    assert str(caught.value) == (
+        f"{INSTANCES}/new.yaml:5:3: not_accepted: nothing runs as acme/research/new: its file was "
+        "never accepted: unknown_reference: no v2 (gpuaas explain acme/research/new)"
+    )
+    with pytest.raises(Refused, match="no_such_instance"):
+        show_one("acme/research/other", document, (), "text")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 130])

@@ -254,6 +254,49 @@ def test_what_its_node_forgot_is_no_stray() -> None:
     assert [f.code for f in plan(desired(), forgotten, [elsewhere]).findings] == ["stray"]
 
 
+@pytest.mark.parametrize("wanted", [OLD, STOPPED])
+@pytest.mark.parametrize(
+    ("alive", "spec_hash", "expect"),
+    [
+        (True, OLD.workload.spec_hash, ["launch: drift: its agent lost track of it"]),
+        (True, None, ["held launch: artifact_missing"]),
+        (False, None, []),
+        (None, None, []),
+    ],
+)
+def test_what_runs_and_its_agent_forgot_is_handed_to_it_anew(
+    wanted: Target, alive: bool | None, spec_hash: str | None, expect: list[str]
+) -> None:
+    """Attempted: to stop what its agent knows nothing of, so that it runs on for ever."""
+    seen = node()
+    assert isinstance(seen, Known)
+    name = str(OLD.instance.key)
+    stray = Stray(name="gpuaas-x", instance=name, spec_hash=spec_hash, alive=alive)
+    missing = {OLD.instance.artifact: Known(ArtifactSeen(exists=False))}
+    nodes = {NODE: Known(replace(seen.value, strays=(stray,)))}
+    there = Observed(nodes=nodes, artifacts=missing)
+    if not alive and wanted is OLD:
+        expect = ["held launch: artifact_missing"]
+    assert said(plan(desired(wanted), there, [running(OLD)])) == expect
+
+
+def test_an_engine_that_does_not_answer_is_told_of_before_anything_needs_it() -> None:
+    seen = node(report(OLD))
+    assert isinstance(seen, Known)
+    errors = {"compose": "Compose 2.20 or later is needed"}
+    inventory_ = seen.value.inventory.model_copy(update={"engine_errors": errors})
+    there = observed(report(OLD))
+    there = replace(there, nodes={NODE: Known(replace(seen.value, inventory=inventory_))})
+    found = plan(desired(OLD), there, (running(OLD),))
+    (finding,) = found.findings
+    assert (finding.level, finding.code, finding.object) == (
+        "info", "engine_unavailable", f"Node/{NODE}",
+    )  # fmt: skip
+    assert finding.message == "compose: Compose 2.20 or later is needed"
+    assert "look at that engine" in finding.hint
+    assert not found.stalled
+
+
 @pytest.mark.parametrize(
     ("refusal", "hint"),
     [

@@ -90,6 +90,8 @@ def test_it_is_told_in_words_vital_ones_first() -> None:
     assert services_words((other, failed)) == (
         "0/2 services ready: db is failed (exited, exit code 3), cache is waiting"
     )
+    ended = failed.model_copy(update={"detail": "tried 5 times, last: exited with 3"})
+    assert services_words((ended,)).endswith("db is failed (tried 5 times, last: exited with 3)")
     assert services_words((*many, failed)).endswith("w-3 is starting and 1 more")
     long = ServicePhase(name="db", phase="failed", detail="x" * 9_999)
     assert len(services_words((long,))) < 300
@@ -225,6 +227,24 @@ def test_what_does_not_serve_is_waited_for_and_named() -> None:
     assert waiting == Waiting(
         SHOP.instance.key, fleet.NODE, "degraded",
         "1/3 services ready: db is starting, metrics is failed",
+    )  # fmt: skip
+
+
+def test_what_is_waited_for_says_why_with_the_code_to_look_up() -> None:
+    words = 'Get "http://registry:5000/v2/": connection refused'
+    update = {"reason": FailureReason.IMAGE_PULL_FAILED, "message": words}
+    (waiting,) = planned(observed(DOWN.model_copy(update=update)), running(SHOP)).waiting
+    assert waiting.message == f"image_pull_failed: {words}"
+
+
+def test_a_pause_after_a_failure_says_the_code_of_it() -> None:
+    why = {"reason": FailureReason.EXITED, "message": "db: exited with 3", "running_hash": None}
+    said = report(SHOP, Phase.FAILED).model_copy(update=why)
+    failed = replace(fleet.deploying(SHOP), state=State.FAILED, attempts=1)
+    (action,) = planned(observed(said), failed).actions
+    assert action.held is not None
+    assert (action.held.code, action.held.message.partition(";")[0]) == (
+        "backing_off", "exited: db: exited with 3",
     )  # fmt: skip
 
 

@@ -124,8 +124,13 @@ def _node_findings(desired: Desired, observed: Observed) -> list[Finding]:
             hint = _HINTS.get(seen.code, "the log of the agent on that host says why")
             hint = hint.format(node=name)
             found.append(Finding("info", seen.code, f"Node/{name}", seen.reason, hint))
-        elif seen.value.refusal:
+            continue
+        if seen.value.refusal:
             found.append(_refusal_finding(name, seen.value.refusal))
+        for engine, why in sorted(seen.value.inventory.engine_errors.items()):
+            # It shows before something is to run on it, not only then.
+            code, told = "engine_unavailable", f"{engine}: {why}"
+            found.append(Finding("info", code, f"Node/{name}", told, _HINTS[code]))
     return found
 
 
