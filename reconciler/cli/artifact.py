@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,7 @@ from reconciler.cli.common import (
 )
 from reconciler.cli.diff import print_lines
 from reconciler.cli.proposed import in_the_way, next_steps
+from reconciler.core.names import nearest
 from reconciler.errors import Refused
 from reconciler.settings import Settings
 from reconciler.use_cases.registering import (
@@ -39,6 +41,9 @@ from reconciler.views.changes import Line
 from reconciler.wiring.artifacts import open_blob_store, registry_for
 from reconciler.wiring.history import commit_on_branch, local_history, remotes
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 FORMAT = "gpuaas.dev/artifact/v1"
 _REPO = click.option(
     "--repo",
@@ -46,6 +51,9 @@ _REPO = click.option(
     default=Path(),
     help="The state repo, a folder.  [default: the current one]",
 )
+_IN_SHOW = ("VISIBILITY", "VERSIONS")
+_WRAPPED = ("ARTIFACT", "CHANNELS", "VERSIONS")
+_VERSIONS_COLUMNS_MIN = 20
 _REF = click.option("--ref", help="As it is in this commit.  [default: as the files are]")
 
 
@@ -62,7 +70,10 @@ def artifact() -> None:
     """
 
 
-@artifact.command(epilog="Exit codes: 0 written, 1 an error or something in the way.")
+@artifact.command(
+    short_help="Look at an artifact, and write its manifest.",
+    epilog="Exit codes: 0 written, 1 an error or something in the way.",
+)
 @click.argument("place", metavar="REPOSITORY@DIGEST")
 @click.option("--project", required=True, metavar="TENANT/PROJECT", help="Whose it is.")
 @click.option("--app", required=True, help="The app that it is for.")
@@ -210,7 +221,11 @@ def _checked(repo: Path, ref: str | None) -> Checked:
     return check_path(repo, ref, load_settings())
 
 
-@artifact.command("list", epilog="Exit codes: 0 as asked, 1 an error.")
+@artifact.command(
+    "list",
+    short_help="Show what is registered.",
+    epilog="Exit codes: 0 as asked, 1 an error.",
+)
 @click.option("--project", default="", metavar="TENANT/PROJECT", help="Of this project alone.")
 @click.option("--state", default="", help="In this state alone.")
 @_REPO
@@ -224,18 +239,26 @@ def list_(project: str, state: str, repo: Path, ref: str | None, output: str) ->
       gpuaas artifact list --project platform/catalog --state promoted
       gpuaas artifact list --ref origin/main --format json
     """
-    found = registered_in(_checked(repo, ref).candidate.objects, project, state)
+    objects = _checked(repo, ref).candidate.objects
+    if not objects:
+        raise Refused("no_state_repo", "it has no manifest", where=str(repo), hint="pass --repo")
+    projects = ["/".join(one.path) for one in objects if one.kind == "Project"]
+    if project and project not in projects:
+        near = nearest(project, projects)
+        hint = f"did you mean {near}?" if near else ""
+        raise Refused("no_such_project", f"no project {project}", hint=hint)
+    found = registered_in(objects, project, state)
     if output == "json":
         print_json({"format": FORMAT, "artifacts": [_shown(one) for one in found]})
         return EXIT_OK
     if not found:
         out().print("No artifact is registered here.")
         return EXIT_OK
-    _print_table(found)
+    print_artifacts(out(), found)
     return EXIT_OK
 
 
-@artifact.command(epilog="Exit codes: 0 as asked, 1 an error.")
+@artifact.command(short_help="Show one artifact.", epilog="Exit codes: 0 as asked, 1 an error.")
 @click.argument("name", metavar="ARTIFACT")
 @_REPO
 @_REF
@@ -291,19 +314,41 @@ def _shown(one: Registered) -> dict[str, Any]:
     }
 
 
-def _print_table(found: tuple[Registered, ...]) -> None:
+def print_artifacts(console: Console, found: Sequence[Registered]) -> None:
+    """Where all columns don't fit some are left out, and that is said: no cell is cut."""
     from rich import box  # noqa: PLC0415 - see `cli.common`
     from rich.table import Table  # noqa: PLC0415
 
+    rows = [_table_row(one) for one in found]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    # What is named by many versions is wrapped in any case.
+    widths["VERSIONS"] = min(widths["VERSIONS"], _VERSIONS_COLUMNS_MIN)
+    fits = sum(widths.values()) + len("   ") * (len(widths) - 1) <= console.width
+    columns = [name for name in widths if fits or name not in _IN_SHOW]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("ARTIFACT", "KIND", "STATE", "CHANNELS", "VISIBILITY", "DIGEST", "VERSIONS"):
-        table.add_column(column, overflow="fold", no_wrap=column != "VERSIONS")
-    for one in found:
-        channels = ", ".join(one.spec.channels) or ("all" if one.spec.state == "promoted" else "")
-        versions = ", ".join(version.partition("/")[2] for version in one.versions)
-        row = (one.name, one.spec.kind, one.spec.state, channels, one.spec.visibility)
-        table.add_row(*(cell(text) for text in (*row, one.spec.digest[7:19], versions)))
-    out().print(table)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name not in _WRAPPED)
+    for row in rows:
+        table.add_row(*(cell(row[name]) for name in columns))
+    if not fits:
+        table.padding = (0, 1, 0, 0)
+    console.print(table)
+    if not fits:
+        left_out = " and ".join(name.lower() for name in _IN_SHOW)
+        console.print(f"{left_out}: gpuaas artifact show ARTIFACT", style="dim", markup=False)
+
+
+def _table_row(one: Registered) -> dict[str, str]:
+    spec = one.spec
+    return {
+        "ARTIFACT": one.name,
+        "KIND": spec.kind,
+        "STATE": spec.state,
+        "CHANNELS": ", ".join(spec.channels) or ("all" if spec.state == "promoted" else ""),
+        "VISIBILITY": spec.visibility,
+        "DIGEST": spec.digest[7:19],
+        "VERSIONS": ", ".join(version.partition("/")[2] for version in one.versions),
+    }
 
 
 artifact.add_command(export)

@@ -31,7 +31,10 @@ FORMAT = "gpuaas.dev/export/v1"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(epilog="Exit codes: 0 it arrived and is good there, 1 an error; run it again then.")
+@click.command(
+    short_help="Bring an artifact to another environment.",
+    epilog="Exit codes: 0 it arrived and is good there, 1 an error; run it again then.",
+)
 @click.argument("artifact", metavar="REPOSITORY@DIGEST")
 @click.option("--from", "source", required=True, metavar="ENVIRONMENT", help="Where it is.")
 @click.option("--to", "target", required=True, metavar="ENVIRONMENT", help="Where it goes.")

@@ -26,7 +26,10 @@ from reconciler.wiring.signing import desk
 FORMAT = "gpuaas.dev/artifact-verification/v1"
 
 
-@click.command(epilog="Exit codes: 0 good for the channel, 1 not good, or an error.")
+@click.command(
+    short_help="Say whether a channel takes an artifact.",
+    epilog="Exit codes: 0 good for the channel, 1 not good, or an error.",
+)
 @click.argument("artifact", metavar="REPOSITORY@DIGEST")
 @click.option("--channel", required=True, help="A channel that a TrustPolicy describes.")
 @registry_options

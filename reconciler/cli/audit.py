@@ -209,7 +209,7 @@ def _lines_of(file: TextIO) -> Iterator[str]:
         yield line.removesuffix("\n")
 
 
-@audit.command(epilog=_EXIT_CODES)
+@audit.command(short_help="Write rows as lines of JSON, and a checkpoint.", epilog=_EXIT_CODES)
 @settings_options
 @click.option(
     "--out",

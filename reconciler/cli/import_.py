@@ -80,7 +80,10 @@ def import_(context: click.Context, /, listing: bool, output: str, **given: Any)
     return EXIT_OK
 
 
-@import_.command(epilog="Exit codes: 0 written, or as it was already, 1 an error.")
+@import_.command(
+    short_help="Write the manifest of a node from its report.",
+    epilog="Exit codes: 0 written, or as it was already, 1 an error.",
+)
 @click.argument("name")
 @settings_options
 @click.option("--pool", default="default", show_default=True, help="Pool the node goes into.")
@@ -103,7 +106,10 @@ def node(name: str, pool: str, folder: Path | None, **given: Any) -> int:
     return _write(made, folder or _checkout(settings))
 
 
-@import_.command(epilog="Exit codes: 0 written, or as it was already, 1 an error or no manifest.")
+@import_.command(
+    short_help="Write the manifest of what runs undeclared.",
+    epilog="Exit codes: 0 written, or as it was already, 1 an error or no manifest.",
+)
 @click.argument("instance")
 @settings_options
 @_out_option

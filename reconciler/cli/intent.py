@@ -135,7 +135,10 @@ def publish(
     return _show_opened(found, place, output)
 
 
-@intent.command(epilog="Exit codes: 0 it is open, 1 an error.")
+@intent.command(
+    short_help="Get a credential to pull one ARTIFACT with.",
+    epilog="Exit codes: 0 it is open, 1 an error.",
+)
 @click.argument("project", metavar="TENANT/PROJECT")
 @click.argument("artifact")
 @_ttl_option
@@ -166,7 +169,10 @@ def pull(
     return _show_opened(found, place, output)
 
 
-@intent.command(epilog="Exit codes: 0 done, 2 done and not good for its channel, 1 an error.")
+@intent.command(
+    short_help="Take what was pushed to where it belongs.",
+    epilog="Exit codes: 0 done, 2 done and not good for its channel, 1 an error.",
+)
 @click.argument("intent_id", metavar="ID")
 @click.option("--digest", required=True, help="What was pushed: sha256:…")
 @click.option(
@@ -193,6 +199,7 @@ def complete(
     \b
     Examples:
       gpuaas intent complete 4f… --digest sha256:9a… --server https://gpuaas.example
+      gpuaas intent complete 4f… --digest sha256:9a… --server URL --out image.yaml
     """
     with _intents(server, token_file, given) as intents:
         found = intents.complete(intent_id, digest)
@@ -205,9 +212,11 @@ def complete(
         err().print(f"completed: {found['repository']}@{found['digest']}", markup=False)
         if not verdict["good"]:
             err().print(f"  {_judged(found)}", markup=False, style="yellow")
-        err().print(f"commit it as {manifest['path']}:", markup=False)
         if place is None:
+            err().print(f"commit it as {manifest['path']}:", markup=False)
             click.echo(manifest["content"], nl=False)
+        else:
+            err().print(f"wrote {place}: commit it as {manifest['path']}", markup=False)
     return EXIT_OK if verdict["good"] else EXIT_CHANGES
 
 
@@ -303,12 +312,13 @@ def _show_opened(found: Document, place: Path | None, output: str) -> int:
     if credential is not None:
         place = place or Path(f"intent-{found['id']}.token")
         write_private(place, Secret(credential["hand_over"]))
-    for line in _opened_lines(found, place):
+    for line in opened_lines(found, place):
         out().print(line, markup=False, soft_wrap=True)
     return EXIT_OK
 
 
-def _opened_lines(found: Document, place: Path | None) -> Sequence[str]:
+def opened_lines(found: Document, place: Path | None) -> Sequence[str]:
+    """What to do with an intent that was just opened, as lines for a shell."""
     from reconciler.views.transfers import VARIABLES, needs_lines  # noqa: PLC0415
 
     commands: dict[str, list[str]] = dict(found["commands"])
@@ -324,6 +334,8 @@ def _opened_lines(found: Document, place: Path | None) -> Sequence[str]:
     for client, own in commands.items():
         used = [f"{name}: {says}" for name, says in VARIABLES.items()
                 if name != "DIGEST" and re.search(rf"\${name}\b", "\n".join(own))]  # fmt: skip
+        if (found["kind"], client) == ("pull", "oras"):
+            used = ["for what oras pushed; images are for skopeo and docker"]
         lines += ["", f"# With {client}" + (f" ({'; '.join(used)}):" if used else ":"), *own]
     return [*lines, *(["", "# Then:", *last] if last else [])]
 

@@ -86,7 +86,7 @@ def join(name: str, server: str | None, ttl_s: float | None, output: str, **give
     return EXIT_OK
 
 
-@node.command("list", epilog=_EPILOG)
+@node.command("list", short_help="Show the nodes that joined.", epilog=_EPILOG)
 @settings_options
 @format_option
 def list_(output: str, **given: Any) -> int:
@@ -107,7 +107,10 @@ def list_(output: str, **given: Any) -> int:
     return EXIT_OK
 
 
-@node.command(epilog="Exit codes: 0 revoked, 1 an error; then nothing was changed.")
+@node.command(
+    short_help="Shut node NAME out.",
+    epilog="Exit codes: 0 revoked, 1 an error; then nothing was changed.",
+)
 @click.argument("name")
 @click.option("--reason", required=True, help="Why, for the audit trail and for whoever asks.")
 @settings_options

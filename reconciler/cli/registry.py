@@ -27,7 +27,10 @@ def registry() -> None:
     """
 
 
-@registry.command(epilog=_EXIT_CODES)
+@registry.command(
+    short_help="Print what the registry has to be configured with.",
+    epilog=_EXIT_CODES,
+)
 @click.option(
     "--format",
     "form",
@@ -58,7 +61,10 @@ def trust(form: str, **given: Any) -> int:
     return EXIT_OK
 
 
-@registry.command(epilog="Exit codes: 0 it does, 1 it does not, or an error.")
+@registry.command(
+    short_help="Ask the registry whether it takes our tokens alone.",
+    epilog="Exit codes: 0 it does, 1 it does not, or an error.",
+)
 @settings_options
 def check(**given: Any) -> int:
     """Ask the Environment's registry whether it lets in a token of this control plane, and nobody

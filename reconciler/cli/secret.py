@@ -57,7 +57,11 @@ def secret() -> None:
     """
 
 
-@secret.command("set", epilog="Exit codes: 0 written, 1 an error; then nothing was written.")
+@secret.command(
+    "set",
+    short_help="Write the value of secret NAME.",
+    epilog="Exit codes: 0 written, 1 an error; then nothing was written.",
+)
 @click.argument("name", metavar="NAME")
 @click.option(
     "--file",
@@ -99,7 +103,11 @@ def set_(name: str, source: Path, keep_newline: bool, output: str, **given: Any)
     return EXIT_OK
 
 
-@secret.command("list", epilog="Exit codes: 0 as asked, 1 an error.")
+@secret.command(
+    "list",
+    short_help="Show which secrets there are, and who uses them.",
+    epilog="Exit codes: 0 as asked, 1 an error.",
+)
 @click.argument("scope", default="", metavar="[TENANT[/PROJECT]]")
 @settings_options
 @format_option

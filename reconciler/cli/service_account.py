@@ -197,7 +197,11 @@ def delete(account: str, output: str, **given: Any) -> int:
     return _write(_accounts(given["repo"]).delete(parse_account(account)), given, output)
 
 
-@service_account.command("list", epilog="Exit codes: 0 as asked, 1 an error.")
+@service_account.command(
+    "list",
+    short_help="Show the service accounts of a checkout.",
+    epilog="Exit codes: 0 as asked, 1 an error.",
+)
 @_repo_option
 @format_option
 def list_(repo: Path, output: str) -> int:

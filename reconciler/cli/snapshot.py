@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,12 @@ def snapshot(out_file: Path | None, key: bool, **given: Any) -> int:
         return EXIT_OK
     write_file(out_file, raw)
     err().print(
-        f"{len(seen.accepted.objects)} objects, {len(seen.records)} instances, "
-        f"{len(seen.nodes)} nodes, {len(raw) // 1024} KiB",
+        f"{_count(seen.accepted.objects, 'object')}, {_count(seen.records, 'instance')}, "
+        f"{_count(seen.nodes, 'node')}, {len(raw) // 1024} KiB",
         markup=False,
     )
     return EXIT_OK
+
+
+def _count(found: Sized, word: str) -> str:
+    return f"{len(found)} {word}{'' if len(found) == 1 else 's'}"

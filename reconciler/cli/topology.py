@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,7 @@ def print_topology(console: Console, view: TopologyView) -> None:
         well = view.runs == "this" and all(one.health in _WELL for one in view.services)
         console.print(f"  {printable(state)}", style="green" if well else "yellow", markup=False)
     console.print()
-    healths = {one.name: one.health for one in view.services}
-    services = _table(words.SERVICE_COLUMNS)
-    for row in words.service_rows(view):
-        style = _STYLES.get(healths[row[0]], "yellow" if healths[row[0]] else "")
-        cells = zip(words.SERVICE_COLUMNS, row, strict=True)
-        services.add_row(*(cell(text, style if c == "HEALTH" else "") for c, text in cells))
-    console.print(services)
+    _print_services(console, view)
     for columns, rows in (
         (words.ENDPOINT_COLUMNS, [*words.endpoint_rows(view)]),
         (words.STORAGE_COLUMNS, [*words.storage_rows(view)]),
@@ -175,6 +170,32 @@ def print_topology(console: Console, view: TopologyView) -> None:
         console.print(line, style="yellow", markup=False)
     for line in remarks:
         console.print(line, style="dim", markup=False)
+
+
+def _print_services(console: Console, view: TopologyView) -> None:
+    """In one table, or in two where it would be wider than the console."""
+    healths = {one.name: one.health for one in view.services}
+    styles = {name: _STYLES.get(one, "yellow" if one else "") for name, one in healths.items()}
+    rows = [dict(zip(words.SERVICE_COLUMNS, row, strict=True)) for row in words.service_rows(view)]
+    parts: tuple[tuple[str, ...], ...] = (words.SERVICE_COLUMNS,)
+    widths = (max(len(c), *(len(row[c]) for row in rows)) for c in words.SERVICE_COLUMNS)
+    if sum(widths) + len("   ") * (len(words.SERVICE_COLUMNS) - 1) > console.width:
+        first, *middle = words.SERVICE_COLUMNS
+        parts = ((first, *middle[:-2]), (first, *middle[-2:]))
+    for number, columns in enumerate(parts):
+        if number:
+            console.print()
+        console.print(_services_table(columns, rows, styles))
+
+
+def _services_table(
+    columns: tuple[str, ...], rows: Iterable[Mapping[str, str]], styles: Mapping[str, str]
+) -> Table:
+    table = _table(columns)
+    for row in rows:
+        style = styles[row["SERVICE"]]
+        table.add_row(*(cell(row[c], style if c == "HEALTH" else "") for c in columns))
+    return table
 
 
 def _table(columns: tuple[str, ...]) -> Table:

@@ -29,8 +29,10 @@ from reconciler.settings import Settings
 from reconciler.use_cases.validation import check_path
 
 _READ = ("Environment", "TrustPolicy")
-_TOLD = ("channel_closed", "channel_unknown")
-"""What is accepted as it is written: nothing gets into such a channel, and that is an answer."""
+_TOLD = ("channel_closed", "channel_unknown", "unknown_environment")
+"""What is accepted as it is written: nothing gets into such a channel, and that is an answer. And
+which Environments there are is asked by name here, whichever one this host works on.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,10 @@ def _policies(revision: str, objects: Iterable[StateObject], environment: str) -
 def _named(environments: dict[str, EnvironmentSpec], name: str) -> EnvironmentSpec:
     spec = environments.get(name)
     if spec is None:
-        near = nearest(name, environments)
-        hint = f"did you mean {near!r}?" if near else "pass --environment, or --registry"
+        near, there = nearest(name, environments), ", ".join(sorted(environments))
+        hint = f"did you mean {near!r}?" if near else f"there are {there}"
+        if not environments:
+            hint = "none is there at all: is that a checkout of the state repo? See --tree"
         raise Refused("no_such_environment", f"there is no Environment {name!r}", hint=hint)
     return spec
 

@@ -70,12 +70,12 @@ def asked_for(text: str, project: str, app: str, version: str, name: str) -> Ask
     found = _PLACE.fullmatch(text)
     if found is None:
         tagged = "@" not in text and ":" in text.rpartition("/")[2]
-        hint = "name it by digest: a tag may be another tomorrow" if tagged else ""
-        raise Refused(
-            "not_by_digest",
-            f"{text[:200]!r} is no REPOSITORY@sha256:…",
-            hint=hint or "gpuaas intent complete says it, and so does skopeo inspect",
-        )
+        hint = "gpuaas intent complete says it, and so does skopeo inspect"
+        if tagged:
+            hint = "name it by digest: a tag may be another tomorrow"
+        elif _PLACE.fullmatch(text.partition("/")[2]):
+            hint = f"leave {text.partition('/')[0]} out: the Environment says which registry it is"
+        raise Refused("not_by_digest", f"{text[:200]!r} is no REPOSITORY@sha256:…", hint=hint)
     ref = ObjectRef("Artifact", (*project.split("/"), app, version, name))
     path = KINDS["Artifact"].path_of(ref.path) if len(ref.path) == 5 else ""
     if not path or not KINDS["Artifact"].pattern.fullmatch(path):

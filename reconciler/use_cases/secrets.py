@@ -74,7 +74,8 @@ class Listed:
 @dataclass(frozen=True)
 class Written:
     """As it was just before: `readers` ran, and read the new value at their next start; `waiting`
-    refer to it and did not run. `unknown` says that nothing accepted is called so, as it may be too early.
+    refer to it and did not run. `unknown` says that nothing accepted is called so, as it may be
+    too early.
     """
 
     ref: SecretRef

@@ -19,9 +19,9 @@ CLIENTS = ("oras", "skopeo", "docker")
 Document = dict[str, Any]
 
 VARIABLES: Mapping[str, str] = {
-    "SOURCE": "what to publish: for skopeo such as oci:build or docker-archive:app.tar",
-    "IMAGE": "what to publish: an image that docker has",
-    "FILES": "what to publish: files, each with :MEDIA_TYPE behind it if need be",
+    "SOURCE": "what to publish, such as oci:build or docker-archive:app.tar",
+    "IMAGE": "what to publish, an image that docker has",
+    "FILES": "what to publish, files, each with :MEDIA_TYPE behind it if need be",
     "FILE": "the blob to publish",
     "DIGEST": "what was pushed, sha256:…; the lines above say how it is found out",
 }

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from reconciler.cli.artifact import artifact
+from reconciler.cli.artifact import artifact, print_artifacts
+from reconciler.cli.terminal import Terminal
 from reconciler.core.names import Digest
 from reconciler.devkit.services import free_port
 from reconciler.errors import GpuaasError
 from reconciler.settings import Settings
+from reconciler.use_cases.registering import registered_in
+from reconciler.use_cases.validation import check_path
 from reconciler.wiring.blobs import open_blob_store
 from tests.cli.state_repo import Done, run
 from tests.fakes.bad_registry import BadRegistry, hanging, serving
@@ -171,6 +174,12 @@ REFUSED: dict[str, tuple[str, str]] = {
         f"not_by_digest: '{REPOSITORY}:1.1.0' is no REPOSITORY@sha256:… (name it by digest: a tag "
         "may be another tomorrow)",
     ),
+    "with the registry": (
+        f"registry.example:5000/{REPOSITORY}@{IMAGE.manifest_digest}",
+        f"not_by_digest: 'registry.example:5000/{REPOSITORY}@{IMAGE.manifest_digest}' is no "
+        "REPOSITORY@sha256:… (leave registry.example:5000 out: the Environment says which "
+        "registry it is)",
+    ),
     "half a digest": (
         f"{REPOSITORY}@sha256:12",
         f"not_by_digest: '{REPOSITORY}@sha256:12' is no REPOSITORY@sha256:… (gpuaas intent "
@@ -272,6 +281,38 @@ def test_a_part_of_it(repo: GitRepo) -> None:
     assert [one["artifact"] for one in found] == ["acme/assistant/vllm/0.10.2/llama-3-3-70b"]
     done = run(artifact, "list", "--state", "revoked", "--repo", repo.folder)
     assert done.output == "No artifact is registered here.\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_nothing_in_the_list_is_cut(repo: GitRepo, width: int) -> None:
+    found = registered_in(check_path(repo.folder, None, Settings()).candidate.objects, "", "")
+    console = Terminal(width=width, highlight=False)
+    with console.capture() as captured:
+        print_artifacts(console, found)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert all(len(line) <= width for line in lines)
+    folded = "".join(line.split(" ")[0] for line in lines if not line.startswith("visibility"))
+    for one in found:
+        assert one.name in folded
+        row = next(line for line in lines if one.spec.digest[7:19] in line)
+        assert one.spec.kind in row
+        assert one.spec.state in row
+    in_show = "visibility and versions: gpuaas artifact show ARTIFACT"
+    assert (lines[-1] == in_show) == (width < 200)
+    assert ("VISIBILITY" in lines[0]) == (width == 200)
+
+
+def test_the_list_of_what_is_not_there(repo: GitRepo, tmp_path: Path) -> None:
+    with pytest.raises(GpuaasError) as error:
+        run(artifact, "list", "--project", "acme/assistent", "--repo", repo.folder)
+    assert str(error.value) == (
+        "no_such_project: no project acme/assistent (did you mean acme/assistant?)"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(GpuaasError) as error:
+        run(artifact, "list", "--repo", empty)
+    assert str(error.value) == f"{empty}: no_state_repo: it has no manifest (pass --repo)"
 
 
 def test_one_of_them(repo: GitRepo) -> None:

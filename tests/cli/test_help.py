@@ -24,6 +24,13 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
 ALL = dict([*commands(gpuaas, "gpuaas"), *commands(agent, "gpuaas-agent")])
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if isinstance(ALL[name], click.Group)])
+def test_a_group_says_in_whole_words_what_its_commands_do(name: str) -> None:
+    text = ALL[name].get_help(click.Context(ALL[name], info_name=name, terminal_width=80))
+    listed = text.partition("\nCommands:\n")[2].partition("Exit codes:")[0]
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_help_has_examples_and_exit_codes(name: str) -> None:
     text = ALL[name].get_help(click.Context(ALL[name], info_name=name))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from reconciler.adapters import registry_attached
+from reconciler.cli.artifact_export import export
 from reconciler.cli.artifact_verify import verify
 from reconciler.cli.sign import sign
 from reconciler.core.names import ArtifactKey, Digest
@@ -88,6 +89,12 @@ def host(tmp_path: Path, registry_endpoint: str, monkeypatch: pytest.MonkeyPatch
     found.write("environments/eval.yaml", environment)
     found.write("platform/trust/artifacts.yaml", policy(public_key))
     return found
+
+
+def refused(command: click.Command, *args: str) -> str:
+    with pytest.raises(Refused) as error:
+        run(command, *args)
+    return str(error.value)
 
 
 def code_of(command: click.Command, *arguments: str) -> str:
@@ -184,8 +191,21 @@ def test_policies_that_can_not_all_be_read_are_none(host: Host) -> None:
 
 def test_no_such_environment(host: Host) -> None:
     tree = (*host.tree[:2], "--environment", "prdo")
-    said = code_of(verify, str(KEY), "--channel", "canary", *tree)
-    assert said.startswith(("no_such_environment: ", "policies_invalid: "))
+    said = refused(verify, str(KEY), "--channel", "canary", *tree)
+    assert said == "no_such_environment: there is no Environment 'prdo' (there are eval)"
+
+
+def test_an_export_asks_for_the_environments_it_names(host: Host, tmp_path: Path) -> None:
+    """Whichever one this host works on, and whether or not that one is there."""
+    sides = ("--from", "evl", "--to", "prod", "--into", "gpuaas/intents/1")
+    args = (str(KEY), *sides, *host.state, "--environment", "dev", "--tree")
+    said = refused(export, *args, str(host.folder / "tree"))
+    assert said == "no_such_environment: there is no Environment 'evl' (did you mean 'eval'?)"
+    (tmp_path / "elsewhere").mkdir()
+    assert refused(export, *args, str(tmp_path / "elsewhere")) == (
+        "no_such_environment: there is no Environment 'evl' (none is there at all: is that a "
+        "checkout of the state repo? See --tree)"
+    )
 
 
 def test_a_login_without_a_vault(host: Host, tmp_path: Path) -> None:

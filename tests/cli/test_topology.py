@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,16 @@ import yaml
 
 from node_agent.wire import Phase, ServicePhase, Workload, WorkloadReport
 from reconciler.cli.common import EXIT_CHANGES, EXIT_OK
-from reconciler.cli.topology import topology
+from reconciler.cli.terminal import Terminal
+from reconciler.cli.topology import print_topology, topology
+from reconciler.core.names import InstanceKey
 from reconciler.cycle import load, reconcile
 from reconciler.errors import Refused
 from reconciler.ports import Store
 from reconciler.settings import Settings
-from reconciler.wiring.files import schema_set
+from reconciler.use_cases.files_alone import accepted_alone
+from reconciler.use_cases.topology import of_instance
+from reconciler.wiring.files import read_local, schema_set
 from reconciler.wiring.ports import first_start, open_ports
 from renderers import render
 from tests.cli.state_repo import Done, run
@@ -72,6 +77,20 @@ def test_an_instance_from_the_files_alone(folder: Path) -> None:
     internal = next(line for line in lines if line.startswith("index") and "grpc" in line)
     assert internal.endswith("not published")
     assert lines[-1] == "When a vital service ends, it alone is started again."
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_nothing_is_cut_on_a_narrow_terminal(folder: Path, width: int) -> None:
+    state = accepted_alone(read_local(folder, None, Settings()), schema_set(), Settings())
+    console = Terminal(width=width, highlight=False)
+    with console.capture() as captured:
+        print_topology(console, of_instance(InstanceKey(t.ONE), state).view)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    rows = [line for line in lines if line.startswith("api ")]
+    shown = next(line.split()[-1] for line in rows if "@" in line)
+    assert re.fullmatch(r"[a-z-]+@[0-9a-f]{12}", shown)
+    assert all(len(line) <= width for line in lines if not line.startswith("When"))
+    assert ("IMAGE" in lines[2]) == (width == 160)
 
 
 def test_a_version_before_there_is_an_instance(folder: Path) -> None:
