@@ -1,9 +1,10 @@
 """Services that several tests share, each started once a session and always ended.
 
-A test that needs one is marked `real` by asking for its fixture. Under xdist all of them run on one
-worker, so that there is one Docker and one registry, while the others run the rest. A Vault takes a
-second and little memory: every worker that needs one has its own. Where a service can't be had the
-test fails: a suite that skips what matters would pass on any machine.
+A test that needs one is marked `real` by asking for its fixture; one that asks for it as it runs
+says so itself. Under xdist all of them run on one worker, so that there is one Docker and one
+registry, while the others run the rest. A Vault takes a second and little memory: every worker that
+needs one has its own. Where a service can't be had the test fails: a suite that skips what matters
+would pass on any machine.
 """
 
 from __future__ import annotations
@@ -50,13 +51,23 @@ def _logging_as_before() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real)
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group("real"))
+        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("real"))
+    yield
+    _keep_groups_together(items)
+
+
+def _keep_groups_together(items: list[pytest.Item]) -> None:
+    """xdist 3.8 writes the group at the end of a test's id, where pytest 9.2 no longer reads it."""
+    for item in items:
+        named = vars(item).get("_nodeid")
+        if named is not None and item.nodeid != named:
+            item._id = type(item._id).parse(named)
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ from node_agent.wire import (
 from tests.agent.authority import DAY_S, Authority
 from tests.agent.cases import INSTANCE, NODE, AnyTask, envelope, verifier
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 SECRET = "only-once"
 
 

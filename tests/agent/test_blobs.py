@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from node_agent.engines.base import Cancelled, EngineFailure
 from node_agent.wire import FailureReason
 from tests.agent.blob_sources import PIECE_BYTES, MemorySource
 from tests.agent.cases import SOURCE, digest_of, workload
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = os.urandom(5 * PIECE_BYTES + 17)
@@ -309,7 +309,7 @@ def test_however_many_ask_it_is_downloaded_once(bench: Bench) -> None:
     asking = [threading.Thread(target=bench.bring) for _ in range(6)]
     for one in asking:
         one.start()
-    _until(lambda: bool(bench.source.asked))
+    wait_until(lambda: bool(bench.source.asked))
     go.set()
     for one in asking:
         one.join()
@@ -324,9 +324,7 @@ def test_those_who_wait_share_the_failure(bench: Bench) -> None:
     asking = [threading.Thread(target=lambda: failures.append(bench.fails())) for _ in range(4)]
     for one in asking:
         one.start()
-    _until(lambda: bool(bench.source.asked))
-    # All but the first are in line by then.
-    time.sleep(0.2)
+    wait_until(lambda: bool(bench.source.asked) and sum(map(_is_in_line, asking)) == 3)
     go.set()
     for one in asking:
         one.join()
@@ -368,7 +366,7 @@ def test_who_waits_can_be_called_off_too(bench: Bench) -> None:
     bench.source.before_piece = lambda _: go.wait()
     first = threading.Thread(target=bench.bring)
     first.start()
-    _until(lambda: bool(bench.source.asked))
+    wait_until(lambda: bool(bench.source.asked))
     called_off.set()
     with pytest.raises(Cancelled):
         bench.cache.bring(digest_of(CONTENT), SOURCE, called_off, for_target=True)
@@ -488,8 +486,9 @@ def test_a_cache_that_can_not_be_used_is_said_to_be(bench: Bench) -> None:
     assert failure.message.startswith(f"{SOURCE}: cache_unusable: the cache can't be used (")
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline_s, "did not come true"
-        time.sleep(0.01)
+def _is_in_line(thread: threading.Thread) -> bool:
+    """Waits for who is at the same digest."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != "_alone":
+        frame = frame.f_back
+    return frame is not None

@@ -32,7 +32,7 @@ def is_ready(report: WorkloadReport) -> bool:
     return report.phase is Phase.READY
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "did not come true"

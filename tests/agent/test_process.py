@@ -63,7 +63,7 @@ def folder_of(tmp_path: Path, unit: Unit) -> Path:
     return tmp_path / "units" / unit.unit_id
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "did not come true"

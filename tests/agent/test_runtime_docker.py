@@ -119,6 +119,13 @@ def test_a_container_that_was_changed_in_place_is_made_anew(stage: Stage) -> Non
     assert after["HostConfig"]["PortBindings"] == before["HostConfig"]["PortBindings"]
 
 
+@pytest.fixture
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what Docker says nothing, the agent's next look tells, ten seconds later at most."""
+    monkeypatch.setattr("node_agent.turns.REFRESH_MS", 500)
+
+
+@pytest.mark.usefixtures("_looks_often")
 def test_a_container_that_was_put_on_another_network_is_made_anew(stage: Stage) -> None:
     what, before = start_site(stage)
     stage.client.connect_container_to_network(before["Id"], "bridge")
@@ -141,6 +148,7 @@ def test_a_container_made_again_by_hand_with_more_rights_is_made_anew(stage: Sta
     assert (after["HostConfig"]["Privileged"], after["HostConfig"]["Binds"]) == (False, None)
 
 
+@pytest.mark.usefixtures("_looks_often")
 def test_a_twin_with_our_labels_goes_running_or_not(stage: Stage) -> None:
     what, ours = start_site(stage)
     request = {**ours["Config"], "HostConfig": {**ours["HostConfig"], "PortBindings": {}}}
@@ -203,7 +211,7 @@ def _live(plane: ControlPlane, client: Any, site_image: Callable[[str], Image]) 
 
 
 def _settled(look: Callable[[], list[Any]], count: int) -> list[Any]:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 120
     while len(found := look()) != count:
         assert time.monotonic() < deadline_s, found
         time.sleep(0.05)

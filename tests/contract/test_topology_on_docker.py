@@ -190,10 +190,11 @@ def test_a_form_that_somebody_changed_is_as_good_as_lost(place: Place) -> None:
 
 
 def test_what_is_left_when_the_state_is_lost_is_taken_down(place: Place) -> None:
-    place.run(place.workload())
+    before = place.run(place.workload())
     shutil.rmtree(place.state)
     (left,) = place.engine.units()
     assert (left.spec_hash, left.instance, left.status) == ("", INSTANCE, "running")
+    assert left.endpoints == before.endpoints != ()
     place.engine.stop(left, 0)
     (left,) = place.engine.units()
     assert left.status == "exited"

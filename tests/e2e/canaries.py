@@ -18,7 +18,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-LOOKS_EVERY_S = 0.01
+from tests.e2e.platform import files_below
+
+LOOKS_EVERY_S = 0.03
 
 
 def forms_of(value: str) -> tuple[bytes, ...]:
@@ -81,10 +83,9 @@ class Canaries:
         """In any file below, but for those that are there to hold it."""
         kept, found = {path.resolve() for path in spared}, []
         for root in roots:
-            for path in sorted(root.rglob("*")):
-                if path.is_symlink() or not path.is_file() or path.resolve() in kept:
-                    continue
-                found += [f"{name} in {path}" for name in self.within(path.read_bytes())]
+            for path, content in files_below(root):
+                if not path.is_symlink() and path.resolve() not in kept:
+                    found += [f"{name} in {path}" for name in self.within(content)]
         return found
 
 

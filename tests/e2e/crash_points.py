@@ -4,17 +4,20 @@
 
 The product knows nothing of this: its methods are wrapped here, before it starts. While FOLDER
 holds a file `armed` with the name of a point, the process takes that file away and ends itself with
-SIGKILL when it comes to the point. Nothing is flushed, said or cleaned up.
+SIGKILL when it comes to the point. Nothing is flushed, said or cleaned up. Who takes the file away,
+under a lock, has decided: either the process died of it, or it never will.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,35 +94,43 @@ POINTS = (
 
 def arm(folder: Path, point: Point) -> None:
     """From now on the program dies at that point, once."""
-    _write(folder, point.place, point.call)
-
-
-def _write(folder: Path, place: str, calls_left: int) -> None:
-    draft = folder / "draft"
-    draft.write_text(f"{place}\n{calls_left}")
-    draft.replace(folder / "armed")
+    with _locked(folder):
+        (folder / "armed").write_text(f"{point.place}\n{point.call}")
 
 
 def armed(folder: Path) -> bool:
     return (folder / "armed").exists()
 
 
-def disarm(folder: Path) -> None:
-    (folder / "armed").unlink(missing_ok=True)
+def disarm(folder: Path) -> bool:
+    """Nothing dies any more. Whether nothing had died."""
+    with _locked(folder):
+        was_armed = armed(folder)
+        (folder / "armed").unlink(missing_ok=True)
+    return was_armed
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _die_if_armed(folder: Path, here: str) -> None:
-    try:
+    if not armed(folder):
+        return
+    with _locked(folder):
+        if not armed(folder):
+            return
         place, calls_left = (folder / "armed").read_text().split("\n")
-    except FileNotFoundError:
-        return
-    if place != here:
-        return
-    if int(calls_left) > 1:
-        _write(folder, place, int(calls_left) - 1)
-        return
-    (folder / "armed").unlink()
-    os.kill(os.getpid(), signal.SIGKILL)
+        if place != here:
+            return
+        if int(calls_left) > 1:
+            (folder / "armed").write_text(f"{place}\n{int(calls_left) - 1}")
+            return
+        (folder / "armed").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wrapped(method: Callable[..., Any], folder: Path, name: str) -> Callable[..., Any]:

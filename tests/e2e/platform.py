@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,12 @@ INSTANCE = "acme/research/hello"
 REPOSITORY = "gpuaas/apps/platform/catalog/hello"
 VERSIONS = ("1.0.0", "1.1.0")
 CONTROL_PLANE, AGENT = "control-plane", "agent"
-READY_TIMEOUT_S = 30.0
-COMMAND_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 120.0
+ASK_TIMEOUT_S = 30.0
+PAGE_TIMEOUT_S = 10.0
+ASK_INTERVAL_S = 0.05
+"""A question costs the control plane some milliseconds, of which the platform has none to spare."""
 PACE = {
     "GPUAAS_POLL_INTERVAL_S": "600",
     "GPUAAS_RESYNC_INTERVAL_S": "1",
@@ -79,6 +83,15 @@ def gpuaas(
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each file there and what is in it, but for those that go while one looks."""
+    for here, _, names in os.walk(folder):
+        for path in (Path(here, name) for name in sorted(names)):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    yield path, path.read_bytes()
 
 
 def publish_to_registry(endpoint: str) -> Published:
@@ -130,8 +143,11 @@ class DockerNode:
         return [one for one in self.containers() if one["State"]["Running"]]
 
     def only(self) -> Document:
-        """The one container of the instance, which runs."""
-        (container,) = self.containers()
+        """The one container of the instance, which runs, once there is but one.
+
+        An upgrade is told as soon as the new one is ready; what it replaced goes right after.
+        """
+        (container,) = wait_until(lambda: found if len(found := self.containers()) == 1 else None)
         assert container["State"]["Running"], container["State"]
         assert container["Config"]["Labels"][LABEL_INSTANCE] == INSTANCE
         return container
@@ -207,7 +223,9 @@ class Platform:
             **(settings or {}),
         }
         self._services: dict[str, process.Service] = {}
-        self._http = httpx.Client(base_url=f"http://{self.listen}", timeout=5.0, trust_env=False)
+        self._http = httpx.Client(
+            base_url=f"http://{self.listen}", timeout=ASK_TIMEOUT_S, trust_env=False
+        )
         self._api = docker.APIClient(base_url=docker_host, version="auto") if docker_host else None
         self._secret = ""
         self._forge: Path | None = None
@@ -236,10 +254,13 @@ class Platform:
         with ThreadPoolExecutor() as both:
             secret = both.submit(self.gpuaas, "webhook")
             joining = both.submit(self.gpuaas, "node", "join", self.node)
+        for done in (secret.result(), joining.result()):
+            assert done.returncode == 0, done.stderr
         self._secret = secret.result().stdout.strip()
         token = self.root / "token"
         token.write_text(joining.result().stdout)
-        process.run([*self._agent_command(), "join", "--token-file", str(token)])
+        join = [*self._agent_command(), "join", "--token-file", str(token)]
+        process.run(join, COMMAND_TIMEOUT_S)
         self.start_agent()
 
     def start_control_plane(self) -> None:
@@ -427,7 +448,7 @@ class Platform:
     def wait(self, ask: Callable[[], Any]) -> Any:
         """Waits until the answer is truthy; when it never is, says what the platform says."""
         try:
-            return wait_until(ask, self._wait_limit_s)
+            return wait_until(ask, self._wait_limit_s, ASK_INTERVAL_S)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._story()}") from None
 
@@ -442,7 +463,7 @@ class Platform:
     @staticmethod
     def page_at(url: str) -> str:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(url, timeout=2.0, trust_env=False).text.strip()
+            return httpx.get(url, timeout=PAGE_TIMEOUT_S, trust_env=False).text.strip()
         return ""
 
     def _get(self, path: str) -> Document | None:

@@ -68,7 +68,9 @@ def killed_when(
     deadline = time.monotonic() + LIMIT_S
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while process.poll() is None and not reached():
-            assert time.monotonic() < deadline, "it does not get on"
+            if time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError("it does not get on")
             time.sleep(0.001)
         if process.poll() is not None:
             assert process.stderr is not None

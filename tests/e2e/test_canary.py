@@ -51,7 +51,7 @@ def custody(vault: Vault, tmp_path: Path) -> Custody:
     return Custody(vault, tmp_path)
 
 
-@pytest.fixture(params=["process", "docker"])
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.real)])
 def platform(
     request: pytest.FixtureRequest, tmp_path: Path, custody: Custody
 ) -> Iterator[Platform]:

@@ -5,12 +5,12 @@ A launch, an upgrade and a removal are each cut off at a moment that an event or
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from node_agent.wire import LABEL_INSTANCE
@@ -38,7 +38,7 @@ def said(action: str) -> Moment:
 def after(delay_s: float) -> Moment:
     """So long after the commit was announced."""
 
-    @contextlib.contextmanager
+    @contextmanager
     def wait(_platform: Platform, kill: Callable[[], None]) -> Iterator[None]:
         yield
         time.sleep(delay_s)
@@ -50,7 +50,7 @@ def after(delay_s: float) -> Moment:
 def queued(platform: Platform, kill: Callable[[], None]) -> AbstractContextManager[None]:
     """The task is in the journal and on no node: the agent died before the commit."""
 
-    @contextlib.contextmanager
+    @contextmanager
     def wait() -> Iterator[None]:
         before = platform.last_cursor()
         platform.kill(AGENT)
@@ -153,7 +153,7 @@ def test_killed_in_the_middle(
 
 def cut_off(platform: Platform, victims: tuple[str, ...], moment: Moment, message: str) -> None:
     """Commits, kills the victims at the moment, and starts them again."""
-    with moment(platform, lambda: platform.kill(*victims)):
+    with moment(platform, lambda: platform.kill(*victims)), suppress(httpx.TransportError):
         platform.commit(message)
     for name in BOTH:
         if not platform.alive(name):
@@ -162,8 +162,6 @@ def cut_off(platform: Platform, victims: tuple[str, ...], moment: Moment, messag
 
 
 def runs_once(platform: Platform, version: str) -> None:
-    # It is told as soon as the new one is ready; what it replaced goes right after.
-    platform.wait(lambda: len(platform.docker.containers()) == 1)
     container = platform.docker.only()
     digest = platform.instance()["applied_digest"]
     endpoint = platform.published.endpoint

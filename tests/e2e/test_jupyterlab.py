@@ -200,7 +200,8 @@ def pasted(lines: str) -> Iterator[None]:
     try:
         yield
     finally:
-        shell.terminate()
+        # It has become `ssh`, on which SIGTERM may be lost for minutes.
+        shell.kill()
         shell.wait()
 
 

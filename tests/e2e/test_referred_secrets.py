@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.devkit import images, state_repo
 from reconciler.devkit.state_repo import Published
-from tests.e2e.platform import INSTANCE, REPOSITORY, VERSIONS, Platform, program
+from tests.e2e.platform import INSTANCE, REPOSITORY, VERSIONS, Platform, files_below, program
 from tests.services import python_image
 
 NAME = "acme/research/hf-token"
@@ -164,5 +164,5 @@ def told(platform: Platform) -> list[str]:
     assert REFERENCE in pages[f"access {INSTANCE}"].stdout
     if platform.docker_host is not None and FIRST in json.dumps(platform.docker.containers()):
         found.append("docker inspect")
-    files = (path for path in platform.root.rglob("*") if path.is_file())
-    return found + [str(path) for path in files if FIRST.encode() in path.read_bytes()]
+    files = files_below(platform.root)
+    return found + [str(path) for path, content in files if FIRST.encode() in content]

@@ -44,7 +44,7 @@ def platform(vault_server: VaultServer, tmp_path: Path) -> Iterator[Platform]:
     root = tmp_path / "platform"
     root.mkdir()
     custody = Custody(vault_server, tmp_path)
-    pace = {"GPUAAS_VAULT_TIMEOUT_S": "1", "GPUAAS_POLL_INTERVAL_S": "0.5"}
+    pace = {"GPUAAS_POLL_INTERVAL_S": "0.5"}
     made = Platform(root, publish_to_layout(root / "images"), settings={**custody.settings, **pace})
     for version in VERSIONS:
         made.repo.edit(f"catalog/hello/versions/{version}.yaml", _with_secret)

@@ -14,7 +14,7 @@ import pytest
 
 from node_agent.secret_files import SecretFiles
 from reconciler.devkit.state_repo import Published
-from tests.e2e.platform import AGENT, CONTROL_PLANE, INSTANCE, VERSIONS, Platform
+from tests.e2e.platform import AGENT, CONTROL_PLANE, INSTANCE, VERSIONS, Platform, files_below
 
 ACCESS = '    instructions: "open http://127.0.0.1:8080/?token={secret:token}"\n'
 
@@ -78,8 +78,8 @@ def forms_of(value: str) -> list[bytes]:
 def places_with(value: str, folder: Path) -> list[str]:
     return [
         str(path)
-        for path in folder.rglob("*")
-        if path.is_file() and any(form in path.read_bytes() for form in forms_of(value))
+        for path, content in files_below(folder)
+        if any(form in content for form in forms_of(value))
     ]
 
 

@@ -174,6 +174,7 @@ class FakeEngine:
 
     def watch(self, changed: Callable[[str | None], None], stop: threading.Event) -> None:
         self._changed = changed
+        changed(None)
         while not (stop.wait(0.01) or self._closed.is_set()):
             continue
 

@@ -146,7 +146,7 @@ class Plane:
         token = self.token(f"secret of {node} {agent.public_key}", node)
         answer = self.join(token, agent)
         assert answer.status_code == 200, answer.text
-        assert self.woken.get(timeout=10) == "join"
+        assert self.woken.get(timeout=60) == "join"
         return agent
 
     def token(self, secret: str = "secret", node: str = "node-1", ttl_ms: int = 60_000) -> str:

@@ -25,6 +25,7 @@ from node_agent.wire import (
     WorkloadReport,
 )
 from reconciler.ports import Changes
+from reconciler.server import agent_api
 from tests.fakes.store import MemoryStore
 from tests.server.harness import (
     NOW_MS,
@@ -60,7 +61,7 @@ class TestReport:
         answer = plane.post(REPORT, agent.seal(report.canonical(), REPORT_TYPE))
         assert answer.status_code == 200
         assert answer.json() == {"report_seq": 5, "received_at_ms": NOW_MS}
-        assert plane.woken.get(timeout=10) == "report"
+        assert plane.woken.get(timeout=60) == "report"
         node = plane.store.node("node-1")
         assert node is not None
         assert node.report_json is not None
@@ -74,10 +75,13 @@ class TestReport:
             plane.post(REPORT, agent.seal(report.canonical(), REPORT_TYPE))
         changed = agent.make_report(4, complete=False)
         plane.post(REPORT, agent.seal(changed.canonical(), REPORT_TYPE))
-        assert [plane.woken.get(timeout=10) for _ in range(2)] == ["report", "report"]
+        assert [plane.woken.get(timeout=60) for _ in range(2)] == ["report", "report"]
         assert plane.woken.empty()
 
-    def test_progress_waits_and_what_comes_of_it_does_not(self, plane: Plane) -> None:
+    def test_progress_waits_and_what_comes_of_it_does_not(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agent_api, "PROGRESS_WAITS_S", 3600.0)
         agent = plane.enrol()
         told = [
             WorkloadReport(
@@ -94,10 +98,13 @@ class TestReport:
             given = acks("t-1") if seq == 2 else ()
             answer = plane.post(REPORT, agent.report(seq, workloads=(one,), acks=given))
             assert answer.status_code == 200
-        # The first and what came of it wake at once, progress a moment later.
-        assert [plane.woken.get(timeout=0.5) for _ in range(3)] == ["report"] * 3
+        # The first and what came of it wake at once, progress later.
+        assert [plane.woken.get(timeout=60) for _ in range(3)] == ["report"] * 3
         assert plane.woken.empty()
-        assert [plane.woken.get(timeout=10) for _ in range(2)] == ["report"] * 2
+        monkeypatch.setattr(agent_api, "PROGRESS_WAITS_S", 0.01)
+        for seq, one in enumerate(told[:2], 6):
+            plane.post(REPORT, agent.report(seq, workloads=(one,)))
+        assert [plane.woken.get(timeout=60) for _ in range(2)] == ["report"] * 2
 
     def test_its_acknowledgements_settle_tasks(self, plane: Plane) -> None:
         agent = plane.enrol()
@@ -116,7 +123,7 @@ class TestReport:
         agent = plane.enrol()
         plane.post(REPORT, agent.report(5))
         plane.store.commit(Changes(intents=[an_intent(1)]))
-        assert plane.woken.get(timeout=10) == "report"
+        assert plane.woken.get(timeout=60) == "report"
         answer = plane.post(REPORT, agent.report(report_seq, acks=acks("t-1")))
         assert refusal(answer) == (
             409,

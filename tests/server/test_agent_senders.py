@@ -115,5 +115,5 @@ class TestConfig:
         for seq, digest in enumerate(("", "1", "1"), 1):
             seen = ConfigSeen(digest=digest, newest_version=1, min_version=1)
             assert plane.post(REPORT, agent.report(seq, config=seen)).status_code == 200
-        assert [plane.woken.get(timeout=10) for _ in range(2)] == ["report"] * 2
+        assert [plane.woken.get(timeout=60) for _ in range(2)] == ["report"] * 2
         assert plane.woken.empty()

@@ -43,7 +43,7 @@ def test_a_forge_that_knows_the_secret_wakes_the_loop(
 ) -> None:
     answer = plane.client.post(HOOK, content=BODY, headers=headers)
     assert (answer.status_code, answer.json()) == (202, {"accepted": True})
-    assert plane.woken.get(timeout=10) == "webhook"
+    assert plane.woken.get(timeout=60) == "webhook"
 
 
 @pytest.mark.parametrize(("headers", "name"), FORGERIES)

@@ -54,7 +54,7 @@ class TestJoin:
         ]
         # What it came in with is left nowhere.
         assert plane.keys.paths("joins") == ()
-        assert plane.woken.get(timeout=10) == "join"
+        assert plane.woken.get(timeout=60) == "join"
 
     def test_a_token_is_good_once(self, plane: Plane) -> None:
         token = plane.token()

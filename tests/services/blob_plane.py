@@ -108,9 +108,9 @@ class BlobPlane:
                 time.sleep(0.02)
 
     def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def kept_bytes(self, *, settled: bool = False) -> int:
         """How much of the upload is kept; 0 where that can't be told just now, as while a part is
@@ -141,8 +141,8 @@ class BlobPlane:
 @contextmanager
 def blob_plane(folder: Path, **settings: Any) -> Iterator[BlobPlane]:
     plane = BlobPlane(folder, settings)
-    plane.start()
     try:
+        plane.start()
         yield plane
     finally:
         plane.kill()

@@ -82,7 +82,7 @@ def vault_place(
         vault_ca_file=ca_file,
         vault_role_id_file=folder / "role-id",
         vault_secret_id_file=folder / "secret-id",
-        vault_timeout_s=2.0,
+        vault_timeout_s=20.0,
     )
     root = token_client(settings, Secret(server.root_token))
     place = VaultPlace(layout, settings, root)
