@@ -110,6 +110,12 @@ class Observed:
             return seen
         return Known(seen.value.workloads.get(key))
 
+    def unnoted(self, node: str, name: str) -> Stray | None:
+        """What runs there under that name, though the node's agent knows nothing of it any more."""
+        seen = self.node(node)
+        strays = seen.value.strays if isinstance(seen, Known) else ()
+        return next((one for one in strays if one.instance == name and one.alive), None)
+
     @property
     def fingerprint(self) -> str:
         """Hash of everything a plan depends on; ages and counters are left out."""

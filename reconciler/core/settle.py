@@ -94,7 +94,10 @@ def finished_intents(
         record = records.get(intent.instance) or renamed.get((intent.node, intent.instance))
         of_control = intent.kind == "control"
         # Blobs are no instances; `plan.blobs` closes what was asked of them.
-        if intent.kind == PULL_BLOB or (of_control and not _obeyed(intent, desired, observed)):
+        name = node_name(record) if record is not None else intent.instance
+        if intent.kind == PULL_BLOB:
+            continue
+        if of_control and not _obeyed(intent, name, desired, observed):
             continue
         if record is None:
             # It was renamed, and is gone: a task that its node took over is nobody's any more.
@@ -118,13 +121,19 @@ def _ended(record: InstanceRecord, desired: Desired, observed: Observed) -> bool
     return record.state in _SETTLED or rests
 
 
-def _obeyed(intent: Intent, desired: Desired, observed: Observed) -> bool:
-    """Starting and stopping leave the state as it is; that they are done shows on the node only."""
+def _obeyed(intent: Intent, name: str, desired: Desired, observed: Observed) -> bool:
+    """Starting and stopping leave the state as it is; that they are done shows on the node only,
+    which calls it `name`.
+    """
     seen = observed.workload(intent.node, intent.instance)
     target = desired.targets.get(intent.instance)
-    if target is None or not isinstance(seen, Known) or seen.value is None:
+    if target is None or not isinstance(seen, Known):
         return target is None
-    if target.instance.run == "stopped":
+    to_stop = target.instance.run == "stopped"
+    if seen.value is None:
+        # Its agent lost track of it. What rests already needs nobody to stop it.
+        return to_stop and observed.unnoted(intent.node, name) is None
+    if to_stop:
         return seen.value.phase is Phase.STOPPED or seen.value.running_hash is None
     return seen.value.phase is not Phase.STOPPED
 

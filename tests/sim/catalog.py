@@ -40,6 +40,14 @@ BAD = {
     "store-missing": "missing", "setup-fails": "fails",
 }  # fmt: skip
 """Image → what is wrong with it. An image of one container has its version for a name."""
+SECRET, BLOB, BLOB_BYTES = "token", "weights", b"what a model has learnt"
+SECRET_OF = frozenset({"1.1.0", "api-2", "setup-1", "store-2"})
+BLOB_OF = frozenset({"1.1.0", "2.0.0", "api-2", "store-2"})
+"""Images that read the secret of their project, and the blob."""
+REVOCABLE = ("1.0.0", "metrics-1")
+"""Images that somebody may take the trust away from, for good. None of a version under
+which others' are registered: whoever begins with an empty store after that accepts none of these.
+"""
 DRAFT = "4.0.0"
 VERSIONS = (*GOOD, *BAD_ONE, *BAD_TOPOLOGIES, DRAFT)
 NODES = ("n1", "n2", "n3")
@@ -50,6 +58,14 @@ GPUS_A_NODE = 2
 
 def digest_of(image: str) -> str:
     return "sha256:" + hashlib.sha256(f"{APP} {image}".encode()).hexdigest()
+
+
+def blob_digest() -> str:
+    return "sha256:" + hashlib.sha256(BLOB_BYTES).hexdigest()
+
+
+def reads_secret(version: str) -> bool:
+    return any(image in SECRET_OF for image in images_of(version))
 
 
 def services_of(version: str) -> Mapping[str, str]:
@@ -86,16 +102,40 @@ def catalog_texts() -> dict[str, str]:
     found = {f"catalog/{APP}/app.yaml": manifest("App", APP, app)}
     for version in VERSIONS:
         found[f"catalog/{APP}/versions/{version}.yaml"] = _version(version)
-    for image in IMAGES:
-        own = image if image in VERSIONS else "5.0.0"
-        name = "image" if image in VERSIONS else image
-        path = f"tenants/platform/projects/catalog/artifacts/{APP}/{own}/{name}.yaml"
-        found[path] = manifest(
-            "Artifact", name,
-            f"kind: oci\nrepository: {REPOSITORY}\ndigest: {digest_of(image)}\n"
-            "visibility: platform\nstate: promoted",
-        )  # fmt: skip
+    found.update(artifact_text(image, "promoted") for image in IMAGES)
+    found[f"tenants/platform/projects/catalog/artifacts/{APP}/5.0.0/{BLOB}.yaml"] = manifest(
+        "Artifact", BLOB,
+        f"kind: blob\nsource: {_SOURCE}\ndigest: {blob_digest()}\n"
+        "visibility: platform\nstate: promoted",
+    )  # fmt: skip
     return found
+
+
+def artifact_text(image: str, state: str) -> tuple[str, str]:
+    """Path and text."""
+    own = image if image in VERSIONS else "5.0.0"
+    name = "image" if image in VERSIONS else image
+    said = manifest(
+        "Artifact", name,
+        f"kind: oci\nrepository: {REPOSITORY}\ndigest: {digest_of(image)}\n"
+        f"visibility: platform\nstate: {state}",
+    )  # fmt: skip
+    return f"tenants/platform/projects/catalog/artifacts/{APP}/{own}/{name}.yaml", said
+
+
+_SOURCE = f"artifact_store://projects/platform/catalog/artifacts/{APP}/5.0.0/{BLOB}"
+
+
+def _supplies(version: str) -> str:
+    images = images_of(version)
+    secrets = f"  secrets:\n    - {{name: {SECRET}, source: reference}}\n"
+    blobs = f"  blobs:\n    - {{name: {BLOB}, ref: {_SOURCE}@{blob_digest()}}}\n"
+    return (secrets if SECRET_OF & {*images} else "") + (blobs if BLOB_OF & {*images} else "")
+
+
+def _read_by(image: str) -> str:
+    secrets = f"        secrets: [{SECRET}]\n" if image in SECRET_OF else ""
+    return secrets + (f"        blobs: [{BLOB}]\n" if image in BLOB_OF else "")
 
 
 _PARAMETERS = """launch_parameters:
@@ -122,7 +162,7 @@ _ONE = """runtime_profile:
 
 def _version(version: str) -> str:
     main = services_of(version).get("api", version)
-    profile = _topology(version) if is_topology(version) else _ONE
+    profile = _topology(version) if is_topology(version) else _ONE + _supplies(version)
     return manifest(
         "AppVersion", version,
         f'slug: {APP}\ndisplay_name: W\nversion: "{version}"\nartifact_kind: oci\n'
@@ -132,11 +172,15 @@ def _version(version: str) -> str:
 
 def _topology(version: str) -> str:
     services = services_of(version)
-    written = "".join(_SERVICES[name].format(**_sidecar(services, name)) for name in services)
+    written = "".join(
+        _SERVICES[name].format(**_sidecar(services, name)) + _read_by(services[name])
+        for name in services
+    )
     vital = "restart_all" if version in RESTARTS_ALL else "restart_service"
     other = "roll_back" if version in ROLLS_BACK else "degrade"
     return (
-        "runtime_profile:\n  kind: docker_compose\n  renderer: generic_services\n  topology:\n"
+        "runtime_profile:\n  kind: docker_compose\n  renderer: generic_services\n"
+        f"{_supplies(version)}  topology:\n"
         f"    services:\n{written}"
         "    volumes:\n      - {name: data, size_mib: 64}\n"
         "    endpoints:\n"

@@ -23,11 +23,16 @@ from tests.sim.catalog import (
     GPUS_A_NODE,
     NODES,
     ONE_CONTAINER,
+    REVOCABLE,
+    SECRET,
     TOPOLOGIES,
     VERSIONS,
+    artifact_text,
     catalog_texts,
+    images_of,
     is_topology,
     manifest,
+    reads_secret,
 )
 
 ENVIRONMENT = "sim"
@@ -62,13 +67,15 @@ class Wish:
         port = f"\n  host_port: {self.port}" if self.port else ""
         needs = f"\ndepends_on: [{', '.join(self.depends_on)}]" if self.depends_on else ""
         moved = f"\nmoved_from: {self.moved_from}" if self.moved_from else ""
+        read = self.version in VERSIONS and reads_secret(self.version)
+        secrets = f"\nsecrets:\n  {SECRET}: secret://project/{SECRET}" if read else ""
         return manifest(
             "AppInstance",
             self.name,
             f'app: {APP}\nversion: "{self.version}"\n'
             f"placement_intent:\n  allocation: {self.node}\n"
             f"parameters:\n  gpu_count: {self.gpus}\n  cpu_cores: {self.cores}\n"
-            f"  memory_gib: 1{port}\ndesired: {self.run}{needs}{moved}",
+            f"  memory_gib: 1{port}\ndesired: {self.run}{secrets}{needs}{moved}",
         )
 
 
@@ -86,6 +93,7 @@ class Meaning:
     budget: tuple[int, int]
     moved: Mapping[str, str] = field(default_factory=dict)
     """What is gone, and what says that it was that."""
+    revoked: frozenset[str] = frozenset()
     perhaps: Mapping[str, Wish] = field(default_factory=dict)
     """What may count all the same: an entitlement that is gone while a file is broken, which may
     hold it, goes on counting."""
@@ -102,6 +110,8 @@ class State:
     broken: Mapping[str, str] = field(default_factory=dict)
     """Name → how its file is broken: `yaml`, `schema`."""
     drafts: frozenset[str] = frozenset({DRAFT})
+    revoked: frozenset[str] = frozenset()
+    """Images that are trusted no more."""
     entitled: bool = True
     environment: str = "good"
     emptied: bool = False
@@ -111,6 +121,9 @@ class State:
         if self.emptied:
             return {"README.md": b"# gone\n"}
         found = {**_fixed(), **_promotions(self.drafts)}
+        for image in sorted(self.revoked):
+            where, text = artifact_text(image, "revoked")
+            found[where] = text.encode()
         path = f"environments/{ENVIRONMENT}.yaml"
         if self.environment == "good":
             found[path] = _environment(self.budget)
@@ -140,7 +153,8 @@ class State:
             if self.broken and not self.entitled and name not in self.broken
         }
         rest: Form = "doubt" if lost else None
-        return Meaning({} if lost else forms, rest, self.budget, moved, perhaps)
+        revoked = frozenset() if lost else self.revoked
+        return Meaning({} if lost else forms, rest, self.budget, moved, revoked, perhaps)
 
     def _resolves(self, wish: Wish) -> bool:
         return wish.version in VERSIONS and wish.version not in self.drafts
@@ -368,6 +382,11 @@ def retract(state: State, rng: Random) -> State:
     return replace(state, drafts=state.drafts ^ {rng.choice(VERSIONS)})
 
 
+def revoke(state: State, rng: Random) -> State:
+    """Nothing of it is launched any more, and what runs of it goes on."""
+    return replace(state, revoked=state.revoked | {rng.choice(REVOCABLE)})
+
+
 def empty(state: State, rng: Random) -> State:
     return replace(state, emptied=True)
 
@@ -383,7 +402,7 @@ ORDINARY: tuple[Edit, ...] = (
 )  # fmt: skip
 UNLUCKY: tuple[Edit, ...] = (
     set_version, delete_several, rename_blindly, break_file, break_file, break_environment,
-    drop_entitlement, retract, empty,
+    drop_entitlement, retract, empty, revoke,
 )  # fmt: skip
 
 
@@ -404,7 +423,8 @@ def healed(state: State) -> State:
     for name in sorted(state.wishes):
         wish = state.wishes[name]
         spare = "5.3.0" if is_topology(wish.version) else ONE_CONTAINER[-1]
-        version = wish.version if wish.version in GOOD else spare
+        good = wish.version in GOOD and not state.revoked & {*images_of(wish.version)}
+        version = wish.version if good else spare
         gpus = min(wish.gpus, free[wish.node])
         free[wish.node] -= gpus
         port = wish.port if (wish.node, wish.port or 0) not in ports else None
@@ -414,7 +434,7 @@ def healed(state: State) -> State:
         wishes[name] = replace(
             wish, version=version, gpus=gpus, port=port, depends_on=needs, moved_from=None
         )
-    return State(wishes, drafts=frozenset({DRAFT}), budget=GENEROUS)
+    return State(wishes, drafts=frozenset({DRAFT}), revoked=state.revoked, budget=GENEROUS)
 
 
 def bumped(state: State, name: str) -> State:

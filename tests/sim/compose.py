@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from node_agent.compose_wire import Dependency
 from node_agent.engines.base import EngineFacts, EngineFailure, Residue
@@ -60,6 +60,10 @@ class Topologies:
     made_of: dict[Key, object] = field(default_factory=dict)
     taken: dict[Key, Container] = field(default_factory=dict)
     """Containers that the agent took away and that were well."""
+    done: set[tuple[str, str, str]] = field(default_factory=set)
+    """Instance, service and what its container was made from, of those that once ended well."""
+    former: dict[str, str] = field(default_factory=dict)
+    """Instance → which form its containers were made from, when nothing says so any more."""
 
     def __post_init__(self) -> None:
         self.world = self.docker.world
@@ -84,6 +88,8 @@ class Topologies:
             if self.world.now - run.began_at >= does.exit_ms:
                 container.status, container.exit_code = "exited", does.exit_code
                 container.out_of_memory = does.out_of_memory
+                if does.exit_code == 0:
+                    self.done.add((*key, container.service_hash))
 
     def _plan_end(self, key: Key, container: Container) -> None:
         exit_ms = self.behaviour(container).exit_ms
@@ -107,7 +113,9 @@ class Topologies:
 
     def _held(self, instance: str, keys: Sequence[Key]) -> Held:
         units = self.fake.units(instance)
-        unit = next((one for one in units if one.services), units[0])
+        unit = next((one for one in units if one.services), units[-1])
+        if not unit.spec_hash:
+            unit = replace(unit, spec_hash=self.former.get(instance, ""))
         runs = [self.runs[key] for key in keys]
         services = [self.fake.containers[key].service for key in keys]
         return Held(
@@ -133,6 +141,8 @@ class Topologies:
         found = []
         for service in form.topology.services:
             container = self.fake.containers.get((instance, service.name))
+            if (instance, service.name, form.service_hash(service)) in self.done:
+                continue
             if container is None or container.service_hash != form.service_hash(service):
                 found.append(f"{service.name} of {instance} is not that of the form in force")
             elif container.status != "running" and container.exit_code != 0:
@@ -142,6 +152,7 @@ class Topologies:
 
     def proved(self, instance: str) -> None:
         """The agent says that nothing is left of it."""
+        self.done = {one for one in self.done if one[0] != instance}
         left = self.fake.residue(instance)
         if left.containers or left.networks or left.volumes or left.paths:
             message = f"{instance} is said to be gone from {self.docker.node}, and there is {left}"
@@ -157,6 +168,16 @@ class Topologies:
         for container in self.fake.containers.values():
             if container.alive:
                 container.status, container.exit_code = "exited", 137
+
+    def lose_forms(self) -> None:
+        """They are in the agent's state folder, and gone with it."""
+        for instance in sorted(self.owners()):
+            if instance in self.fake.in_force:
+                self.former[instance] = self.fake.in_force[instance][0]
+            self.fake.lose_files(instance)
+        if self.fake.own_ways:
+            # Nobody knows any more that all its containers are like that: they are made anew.
+            self.made_of.clear()
 
     def befall(self, key: Key, how: str) -> None:
         """Somebody does something to one service by hand."""
@@ -216,9 +237,13 @@ class Topologies:
         self._plan_end(key, container)
 
     def _held_true(self, instance: str, dependency: Dependency) -> bool:
-        run = self.runs.get((instance, dependency.service))
+        run, form = self.runs.get((instance, dependency.service)), self._in_force(instance)
         if run is not None and run.forced:
             return True
+        other = form.topology.service(dependency.service) if form is not None else None
+        done = form and other and (instance, other.name, form.service_hash(other)) in self.done
+        if done and dependency.condition == "completed":
+            return True  # A job that is done stays so, whatever became of its container.
         looks = [look.get(dependency.service) for look in self.seen.get(instance, [])]
         return any(look is not None and _held_in(look, run, dependency) for look in looks)
 
@@ -227,8 +252,8 @@ class Topologies:
         key = (instance, name)
         service = form.topology.service(name)
         assert service is not None
-        gpus = sorted(form.host_ports.items()) if service.ports else ()
-        made_of = (service.image.digest, service.limits, str(gpus))
+        ports = [str(one) for one in form.workload.ports if one.name in service.ports]
+        made_of = (service.image.digest, service.limits, *ports)
         taken = self.taken.pop(key, None)
         old = self.fake.containers.get(key) or taken
         if old is not None and self._is_well(key, old) and self.made_of.get(key) == made_of:
@@ -309,6 +334,9 @@ class ComposeClient(Client):
             raise EngineFailure(FailureReason.CREATE_REFUSED, "Compose failed", transient=True)
         fake.pruned = self._not_there()
         fake.on_make = self._made
+        form = fake.forms.get(unit.instance, {}).get(unit.spec_hash)
+        if form is not None and self._docker.alive(unit.instance):
+            self.able(unit, form.workload)
         fake.start(unit)
         self._done("compose create")
 
@@ -320,6 +348,11 @@ class ComposeClient(Client):
         return {*DIGESTS} - self._docker.present
 
     def start_services(self, unit: Unit, names: Sequence[str]) -> None:
+        form = self._fake.forms.get(unit.instance, {}).get(unit.spec_hash)
+        for name in names:
+            container = self._fake.containers.get((unit.instance, name))
+            if container is not None and container.status != "running" and form is not None:
+                self.supplied(unit, form.workload, name)
         self._ask("start services")
         if self._fake.in_force.get(unit.instance, ("",))[0] != unit.spec_hash:
             message = f"{unit.name} is not in force"
@@ -360,8 +393,14 @@ class ComposeClient(Client):
         return self._fake.probe(unit, probe, timeout_ms)
 
     def stop(self, unit: Unit, grace_ms: int) -> None:
+        wanted = self.wanted(unit.instance)
         self._ask("stop")
         self._docker.watcher.touched(self._docker.node, Held(unit), "stop")
+        topology = wanted.topology if wanted is not None else None
+        alone = len(self._docker.alive(unit.instance)) == 1
+        if topology is not None and topology.vital_failure != "restart_all" and alone:
+            message = f"all of {unit.name} is stopped on {unit.node}, and it should run"
+            self._docker.watcher.broken("kept", message)
         self._world.sleep(self._inc, min(grace_ms, self._world.rng.choice((5, 50, 4_000))))
         self._fake.stop(unit, grace_ms)
         self._done("stop all services")

@@ -7,11 +7,13 @@ Rules:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from node_agent.wire import POLL_TYPE, Poll
+from node_agent.link import Away
+from node_agent.wire import POLL_TYPE, SECRETS_REQUEST_TYPE, Poll, SecretsRequest
 from reconciler.core.names import ArtifactKey, Revision
 from reconciler.core.observed import ArtifactSeen
 from reconciler.core.schema import SchemaSet
@@ -21,6 +23,7 @@ from reconciler.errors import Refused, Transient
 from reconciler.loop import Loop
 from reconciler.ports import Changes, Ports, RegistryEndpoint
 from reconciler.server import agent_api
+from reconciler.server.agent_blobs import AgentBlobs
 from reconciler.server.deps import ServerDeps
 from reconciler.server.errors import ApiError
 from reconciler.settings import Settings
@@ -31,6 +34,7 @@ from tests.fakes.state_source import FakeRemote, FakeStateSource
 from tests.fakes.store import MemoryStore
 from tests.sim.commits import ENVIRONMENT
 from tests.sim.network import Reply
+from tests.sim.supplies import Supplies
 from tests.sim.world import Incarnation, World
 
 SETTINGS = Settings(
@@ -63,6 +67,10 @@ class Services:
     registry_away_until: int = 0
     pause: float = 0.0
     slow: float = 0.0
+    supplies: Supplies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.supplies = Supplies(self.world, self.secrets)
 
 
 class StorePort:
@@ -137,6 +145,9 @@ class SourcePort:
     def snapshot(self, revision: Revision) -> Snapshot:
         return self._source.snapshot(revision)
 
+    def commits_since(self, since: Revision, head: Revision, most: int) -> int:
+        return self._source.commits_since(since, head, most)
+
 
 class RegistryPort(FakeRegistry):
     """The registry as one process sees it; nothing is attached to what is in there."""
@@ -209,6 +220,7 @@ class ControlPlane:
             store, secrets, clock, SETTINGS, self.wake, cast("Any", None), cast("Any", None)
         )
         self.api = agent_api.AgentApi(deps, cast("Any", None))
+        self._blobs = AgentBlobs(deps, cast("Any", None))
         self._every(RENEW_MS, loop.renew)
         self._every(REQUESTS_MS, loop.take_requests)
         self._every(int(SETTINGS.poll_interval_s * 1000), lambda: self.wake("poll"))
@@ -282,6 +294,21 @@ class ControlPlane:
         if api._news.wake_after_s(report, now_ms) is not None:
             self.wake("report")
         reply(b"{}", "")
+
+    def give(self, what: str, body: bytes) -> Any:
+        """What a node asks for and waits for: secrets, sealed, or a blob. Raises Away."""
+        now = self.services.world.now
+        if self.inc is None or not self.inc.alive or self.inc.frozen_until > now:
+            raise Away("unreachable", "no answer")
+        api = self.api
+        try:
+            if what == "blob":
+                return self.services.supplies.blob(self._blobs._asked(body, None))
+            node, payload = api._senders.unsealed(body, SECRETS_REQUEST_TYPE, None)
+            wanted = api._senders.checked(SecretsRequest, node, payload, now + self.skew_ms)
+            return json.dumps(api._secrets.answer(wanted)).encode()
+        except (ApiError, Transient, Refused) as error:
+            raise Away(error.code, str(error)) from None
 
     def poll(self, body: bytes, reply: Reply) -> None:
         self._serve("poll", lambda: self._poll(body, reply))

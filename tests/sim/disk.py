@@ -77,6 +77,13 @@ class Disk:
         self._unsafe.clear()
         self.holder = None
 
+    def wipe(self) -> None:
+        """Another disk in its place."""
+        self._names, self._safe_names = {}, {}
+        self._unsafe.clear()
+        self.full = False
+        self.holder = None
+
 
 class DiskPath:
     """What StateStore needs of a `pathlib.Path`, in the hands of one process."""

@@ -73,6 +73,7 @@ class Held:
     foreign: bool = False
     forced: bool = False
     images: tuple[str, ...] = ()
+    workload: Workload | None = None
 
 
 @dataclass
@@ -167,6 +168,9 @@ class Client:
     def __init__(self, docker: Docker, inc: Incarnation) -> None:
         self._docker, self._inc = docker, inc
         self._world = docker.world
+        self.wanted: Callable[[str], Workload | None] = lambda _: None
+        """What should run of an instance by what its agent was told."""
+        self.lacking: Callable[[Workload, str], str] = lambda *_: ""
 
     @property
     def name(self) -> EngineName:
@@ -223,13 +227,18 @@ class Client:
             image_digest=workload.image.digest,
             endpoints=endpoints_of(workload, host_ports),
         )
-        docker.held[unit.unit_id] = Held(unit, gpus=workload.limits.gpu_uuids)
+        docker.held[unit.unit_id] = Held(
+            unit, gpus=workload.limits.gpu_uuids, workload=workload
+        )
         docker.volumes[f"{name}-data"] = workload.instance
         self._done("create")
 
     def start(self, unit: Unit) -> None:
-        self._ask("start")
         docker, held = self._docker, self._docker.held.get(unit.unit_id)
+        if held is not None and held.unit.status != "running":
+            self.supplied(unit, held.workload, "")
+        self._ask("start")
+        held = docker.held.get(unit.unit_id)
         docker.settle()
         if held is None:
             raise EngineFailure(FailureReason.CREATE_REFUSED, "no such container", transient=True)
@@ -247,11 +256,34 @@ class Client:
         docker.make_alive(held)
         self._done("start")
 
+    def supplied(self, unit: Unit, workload: Workload | None, service: str) -> None:
+        """Before it starts. `workload`: what it was made from; None where somebody else did."""
+        lacks = self.lacking(workload, service) if workload is not None else ""
+        if lacks:
+            started = f"{service} of {unit.name}" if service else unit.name
+            self._docker.watcher.broken("supplied", f"{started} is started, and {lacks}")
+
+    def able(self, unit: Unit, wanted: Workload) -> None:
+        """Before what runs is taken down for `wanted`. A blob may be spoilt at any time."""
+        services = wanted.topology.services if wanted.topology is not None else ()
+        found = [self.lacking(wanted, name) for name in [one.name for one in services] or [""]]
+        for lacks in [one for one in found if one.endswith(" is None")]:
+            message = f"{unit.name} is taken down for what can't start: {lacks}"
+            self._docker.watcher.broken("kept", message)
+
     def stop(self, unit: Unit, grace_ms: int) -> None:
+        wanted = self.wanted(unit.instance)
         self._ask("stop")
         held = self._docker.held.get(unit.unit_id)
         if held is not None and held.unit.alive:
             self._docker.watcher.touched(self._docker.node, held, "stop")
+            others = [one for one in self._docker.alive(unit.instance) if one is not held]
+            as_wanted = wanted is not None and wanted.spec_hash == unit.spec_hash
+            if as_wanted and held.unit.status == "running" and not held.forced and not others:
+                message = f"{unit.name} is stopped on {unit.node}, and is what should run"
+                self._docker.watcher.broken("kept", message)
+            if wanted is not None and not as_wanted and not others:
+                self.able(unit, wanted)
             self._world.sleep(self._inc, min(grace_ms, self._world.rng.choice((5, 50, 4_000))))
             self._docker.end(held, 143)
         self._done("stop")

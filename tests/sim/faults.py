@@ -24,7 +24,8 @@ from tests.sim.world import Incarnation, World
 
 KINDS = (
     "crash", "power", "network", "skew", "store", "registry", "git", "engine", "drift", "foreign",
-    "disk", "commits", "second", "pause", "replay", "images", "services", "compose",
+    "disk", "commits", "second", "pause", "replay", "images", "services", "compose", "lost",
+    "secrets", "blobs",
 )  # fmt: skip
 _BAD_BEHAVIOUR = {
     "never": Behaviour(ready_ms=NEVER),
@@ -49,6 +50,7 @@ class Faults:
     on: bool = True
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     crash_rate: float = 0.0
+    join: Callable[[Node], None] = lambda _: None
 
     def begin(self, rng: Random) -> None:
         assert self.services is not None
@@ -89,6 +91,7 @@ class Faults:
         services = self.services
         services.store_fails = services.pause = services.slow = 0.0
         services.git_away_until = services.registry_away_until = 0
+        services.supplies.mend()
         for image in IMAGES:
             self.behaviours[digest_of(image)] = _good(image)
         for node in self.nodes.values():
@@ -99,6 +102,7 @@ class Faults:
             node.docker.slow = 1
             node.docker.foreign_ports.clear()
             node.docker.changed(None)
+            self.join(node)
             node.boot()
         self.planes[0].boot()
 
@@ -129,6 +133,7 @@ class Faults:
             "registry": self._registry, "git": self._git, "engine": self._engine,
             "drift": self._drift, "foreign": self._foreign, "disk": self._disk,
             "services": self._service, "compose": self._compose,
+            "secrets": self._secret, "blobs": self._blob, "lost": self._lose,
             "second": self._second, "replay": self._replay, "images": self._image,
         }  # fmt: skip
         kinds = sorted(self.kinds & found.keys())
@@ -154,6 +159,14 @@ class Faults:
         self._say(f"power cut on {node.name}")
         node.power_cut()
 
+    def _lose(self, rng: Random) -> None:
+        node = self._node(rng)
+        if not node.joined:
+            return
+        self._say(f"the state folder of {node.name} is lost")
+        node.lose_state()
+        self.world.at(rng.choice((500, 5_000, 60_000)), None, "join", lambda: self.join(node))
+
     def _cut(self, rng: Random) -> None:
         assert self.network is not None
         name, until = rng.choice(NODES), self._until(rng)
@@ -169,6 +182,31 @@ class Faults:
         assert self.services is not None
         self.services.registry_away_until = self._until(rng)
         self._say("the registry does not answer")
+
+    def _secret(self, rng: Random) -> None:
+        assert self.services is not None
+        supplies = self.services.supplies
+        how = rng.choice(("set anew", "taken away", "sealed", "sealed"))
+        self._say(f"the secret is {how}")
+        if how == "sealed":
+            supplies.seal()
+            self.world.at(rng.choice((500, 5_000, 60_000)), None, "unseal", supplies.unseal)
+        elif how == "set anew":
+            supplies.set_secret()
+        else:
+            supplies.take_secret()
+
+    def _blob(self, rng: Random) -> None:
+        assert self.services is not None
+        supplies, node = self.services.supplies, self._node(rng)
+        how = rng.choice(("away", "wrong", "cut short", "good", "altered", "removed"))
+        if how in ("altered", "removed"):
+            if node.kept.spoil(remove=how == "removed"):
+                self._say(f"the blob on {node.name} is {how}")
+            return
+        supplies.blobs_away_until = self._until(rng) if how == "away" else 0
+        supplies.wrong, supplies.cut_short = how == "wrong", how == "cut short"
+        self._say(f"the blob is {how}")
 
     def _git(self, rng: Random) -> None:
         assert self.services is not None
@@ -259,7 +297,10 @@ class Faults:
         """Somebody who recorded the line sends an old report again, or an old task."""
         node = self._node(rng)
         assert self.services is not None
-        old = [one for one in self.services.store.intents() if one.node == node.name]
+        intents = self.services.store.intents()
+        # Who lost its state knows no number of before: only TLS keeps those tasks from it.
+        since = node.joined_at_ms
+        old = [one for one in intents if one.node == node.name and one.created_at_ms >= since]
         if old and rng.random() < 0.6:
             self._say(f"an old task comes to {node.name} once more")
             node.hear(PollReply(tasks=(json.loads(rng.choice(old).envelope),)))

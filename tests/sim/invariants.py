@@ -8,6 +8,8 @@ The rules, by the names under which a violation is told:
 - events: each once, each life a walk through TRANSITIONS, under the id of its operation;
 - tasks: numbers rise, no task is taken over twice, none after its time, none is lost;
 - ready: what a record calls running was seen ready with that hash;
+- revoked: nothing is launched of which an image is revoked, unless it runs there already;
+- kept: what should run and runs alone is not stopped;
 - devices: no GPU is in two living units of one node;
 - forms: no service is started but those of the form in force;
 - order: what a service waits for is as it has to be when it is started;
@@ -30,7 +32,7 @@ from reconciler.core.names import ActionId, InstanceKey
 from reconciler.core.records import Event, InstanceRecord, Intent, State, node_name
 from reconciler.ports import Changes
 from tests.fakes.store import MemoryStore
-from tests.sim.catalog import digests_of
+from tests.sim.catalog import digest_of, digests_of
 from tests.sim.commits import Form, Meaning, Wish
 from tests.sim.compose import Topologies
 from tests.sim.engine import Docker, Held
@@ -102,6 +104,7 @@ class Checker:
         self._launched: dict[tuple[str, str, str], str] = {}
         self.asked: set[tuple[str, str]] = set()
         self._removals: set[tuple[str, str]] = set()
+        self._revoked: set[str] = set()
         self._seen_ready: set[tuple[str, str, str]] = set()
         self._event_ids: set[str] = set()
         self._spots: dict[str, frozenset[_Spot]] = {}
@@ -154,6 +157,7 @@ class Checker:
             self.allowed[key] = [form] if _sure(form) else _lately(before, form)
             if isinstance(form, Wish):
                 self._digests.setdefault(self.life(key), set()).update(digests_of(form.version))
+        self._revoked |= {digest_of(image) for image in meaning.revoked}
         if meaning.rest is None:
             self.budget = meaning.budget
 
@@ -227,11 +231,22 @@ class Checker:
         self.asked.add((intent.node, name))
         if intent.kind in ("launch", "replace"):
             self._own_name(intent, name, after)
+            self._trusted(intent, record)
             life = self.life(intent.instance)
             self._launched[(intent.node, name, intent.target_hash)] = life
         elif intent.kind == "remove":
             self._removal(intent, before.get(intent.instance))
             self._removals.add((intent.node, name))
+
+    def _trusted(self, intent: Intent, record: InstanceRecord) -> None:
+        images = {record.target_digest, *record.target_images}
+        there = [
+            held
+            for held in self.dockers[intent.node].alive(str(node_name(record)))
+            if images & {*_images(held)}
+        ]
+        if not there and (bad := images & self._revoked):
+            self.broken("revoked", f"{intent.instance} is launched with {min(bad)}")
 
     def _own_name(self, intent: Intent, name: str, after: Records) -> None:
         for other in after.values():
@@ -291,9 +306,23 @@ class Checker:
                 self.broken("tasks", f"the {old.kind} of {old.instance} is lost")
             elif new.seq == old.seq and new.state not in {old.state, *_NEXT[old.state]}:
                 self.broken("tasks", f"{old.kind} of {old.instance}: {old.state} → {new.state}")
+            taken = self._taken.get(old.node, (0, set()))[1]
+            refused = new is not None and new.state == "refused" != old.state
+            if refused and new is not None and new.task_id in taken:
+                self.broken("tasks", f"{old.node} refuses a {old.kind} that it took over")
         self._intents = now
 
     # --- what nodes do ---
+
+    def joined(self, node: str) -> None:
+        """Its agent knows nothing of before: what it took over and never said it may take again."""
+        known = self.store.node(node)
+        last = known.last_task_seq if known is not None else 0
+        queued = [i.seq for i in self.store.tasks_for(node, self.world.now)]
+        last = min([last, *(seq - 1 for seq in queued)])
+        told = {i.task_id for i in self.store.intents() if i.node == node and i.state != "queued"}
+        self._taken[node] = (last, self._taken.get(node, (0, set()))[1] & told)
+        self._report_seq.pop(node, None)
 
     def taken(self, node: str, task: InstanceTask) -> None:
         last, known = self._taken.setdefault(node, (0, set()))

@@ -6,18 +6,23 @@ A mutation that is not caught means that the simulator is too weak, not that the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 from node_agent import acting, converge, disk, status, tasks
 from node_agent import services as node_services
+from node_agent.blob_files import BlobFiles
+from node_agent.engines.base import EngineFailure
+from node_agent.ports import HostPorts
+from node_agent.secret_keeper import SecretKeeper
 from node_agent.state import StateStore
 from node_agent.steps import Fault, Remove, RepairServices, Start
 from node_agent.wire import FailureReason, Phase
 from reconciler import cycle, execute, loop, observe, record
 from reconciler.core import accept, lifecycle
+from reconciler.core.checks import catalog
 from reconciler.core.lifecycle import Trigger
 from reconciler.core.observed import Known, NodeSeen, Unknown
 from reconciler.core.plan import guards, moves
@@ -36,12 +41,15 @@ Bend = Callable[[ExitStack], None]
 
 @dataclass(frozen=True)
 class Mutation:
-    """`kinds` are the faults that bring it out; `seeds_max` is how soon it must be caught."""
+    """`kinds` are the faults that bring it out; `seeds_max` is how soon it must be caught, from the
+    seed `start` on: what is rare begins not far from where it was seen.
+    """
 
     name: str
     bend: Bend
     seeds_max: int = 60
     kinds: Sequence[str] = KINDS
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,14 @@ def _another_image(*given: Any) -> Any:
 
 
 _image = common._image
+
+
+def _whoever_revokes(*given: Any) -> str:
+    word = _word(*given)
+    return "promoted" if word == "revoked" else word
+
+
+_word = catalog._word
 
 
 def _new_correlation(action: Any, known: Any, seq: int, signer: Any) -> Any:
@@ -248,20 +264,46 @@ def _stays_down(one: Any) -> Any:
     return Fault(FailureReason.EXITED, "it ended") if one.lost else None
 
 
+# --- what a launch takes -------------------------------------------------------------------------
+
+
+def _starts_without(self: Any, *given: Any, **named: Any) -> None:
+    with suppress(EngineFailure):
+        _fetch(self, *given, **named)
+
+
+_fetch = SecretKeeper.provide
+
+
+def _provides_late(self: Any, *given: Any, starts: bool = False) -> None:
+    """Secrets are fetched just before a start, when what ran is stopped."""
+    if starts:
+        _provide(self, *given, starts=starts)
+
+
+_provide = acting.Acting.provide
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "Unknown is taken for empty",
         _set(observe, "node_seen", _silence_is_emptiness),
         kinds=("network", "power", "crash"),
+        start=50,
     ),
     Mutation("no removal budget", _set(guards, "budget_holds", lambda *_: {}), kinds=("commits",)),
     Mutation(
         "what is in quarantine is not held",
         _set(cycle, "accept", _holds_nothing),
+        seeds_max=150,
         kinds=("commits",),
+        start=60,
     ),
     Mutation(
-        "gone without a proof", _set(lifecycle, "_settle_removal", _gone_unproved), seeds_max=200
+        "gone without a proof",
+        _set(lifecycle, "_settle_removal", _gone_unproved),
+        seeds_max=200,
+        start=40,
     ),
     Mutation("started is as good as ready", _set(lifecycle, "_outcome", _ready_at_once)),
     Mutation("the intent is forgotten", _set(record, "write", _without_intents)),
@@ -278,6 +320,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         _set(guards, "_occupied", _applied_devices_only_of_target),
         seeds_max=400,
         kinds=(),
+        start=30,
     ),
     Mutation("a rename is a removal", _set(moves, "_followed", lambda *_, **__: {}), kinds=()),
     Mutation("a replayed report counts", _set(AgentApi, "_save", _takes_any_report)),
@@ -289,19 +332,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         kinds=(),
     ),
     Mutation(
-        "believes tasks late and out of order", _believes_all, kinds=("replay", "network", "skew")
+        "believes tasks late and out of order",
+        _believes_all,
+        kinds=("replay", "network", "skew"),
+        start=40,
     ),
     Mutation(
         "forgets its last number",
         _set(StateStore, "last_seq", property(_forgets_numbers)),
         seeds_max=200,
         kinds=("replay", "network"),
+        start=100,
     ),
     Mutation(
         "runs a task again",
         _set(StateStore, "was_executed", _runs_again),
         seeds_max=300,
         kinds=("replay", "network"),
+        start=25,
     ),
     Mutation(
         "acknowledges before it is on disk",
@@ -337,16 +385,43 @@ MUTATIONS: tuple[Mutation, ...] = (
         _set(node_services, "down_for_good", _stays_down),
         kinds=("services",),
     ),
+    Mutation(
+        "what is revoked is launched",
+        _set(catalog, "_word", _whoever_revokes),
+        seeds_max=150,
+        kinds=("commits",),
+        start=40,
+    ),
+    Mutation(
+        "starts without its secret",
+        _set(SecretKeeper, "provide", _starts_without),
+        kinds=("secrets",),
+    ),
+    Mutation(
+        "what runs goes before the next has its secret",
+        _set(acting.Acting, "provide", _provides_late),
+        kinds=("secrets",),
+    ),
+    Mutation(
+        "a blob that was altered counts",
+        _set(BlobFiles, "is_intact", BlobFiles.is_there),
+        kinds=("blobs", "drift"),
+    ),
+    Mutation(
+        "what is found tells nothing of its engine and port",
+        _set(HostPorts, "note_found", lambda *_: None),
+        kinds=("lost",),
+    ),
 )
 
 
-def caught(mutation: Mutation, start: int = 0) -> Caught | None:
+def caught(mutation: Mutation) -> Caught | None:
     """How a mutation was caught; None when it was not, within its seeds."""
     runner = Runner()
     for number in range(mutation.seeds_max):
         with ExitStack() as stack:
             mutation.bend(stack)
-            result = runner.run(start + number, mutation.kinds)
+            result = runner.run(mutation.start + number, mutation.kinds)
         if result.rule:
             return Caught(mutation.name, result.rule, number + 1, result.message)
     return None

@@ -59,6 +59,10 @@ class Network:
             later = world.rng.choice((1, 300, 20_000))
             world.at(later, None, "request again", lambda: serve(body, lambda *_: None))
 
+    def fails(self, node: str) -> bool:
+        """Whether a question and its answer, that are waited for, are lost."""
+        return self._gone(node)
+
     def _gone(self, node: str) -> bool:
         return self.world.now < self.cut.get(node, 0) or self.world.chance(self.lost)
 

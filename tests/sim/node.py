@@ -9,31 +9,33 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from node_agent.authorized_keys import Installed
+from node_agent.converge import wanted_workload
 from node_agent.disk import FolderDisk, StateUnusable
 from node_agent.engines.base import EngineFailure
-from node_agent.link import AgentKey
+from node_agent.link import AgentKey, Away
 from node_agent.membership import SshKey
 from node_agent.ports import HostPorts
 from node_agent.runtime import Agent
+from node_agent.secret_keeper import SecretKeeper
 from node_agent.state import Identity, InstanceState, InstanceTask, StateStore
-from node_agent.steps import Pull
+from node_agent.steps import Present, Pull
 from node_agent.tasks import Accepted
 from node_agent.turns import Again, Aside, Finished, Next, Rest, Turns
 from node_agent.wire import (
     POLL_TYPE,
     REPORT_TYPE,
-    BlobSeen,
     Inventory,
     Poll,
     PollReply,
     Report,
     VerifierKey,
+    Workload,
 )
 from node_agent.worker import Worker
 from tests.sim.catalog import COMPOSE_NODES
@@ -41,6 +43,7 @@ from tests.sim.compose import ComposeClient, Topologies
 from tests.sim.disk import Disk, DiskPath
 from tests.sim.engine import Client, Docker
 from tests.sim.network import Network, Serve
+from tests.sim.supplies import Kept, SimBlobs, Supplies, Way
 from tests.sim.world import Incarnation, World
 
 HEARTBEAT_MS = 30_000
@@ -186,25 +189,6 @@ class NoLink:
         pass
 
 
-class NoSecrets:
-    """In place of a memory file system: no workload here reads a secret."""
-
-    def missing(self, *_: object) -> tuple[str, ...]:
-        return ()
-
-    def put(self, *_: object) -> None:
-        pass
-
-    def keep_only(self, *_: object) -> None:
-        pass
-
-    def remove(self, _: str) -> None:
-        pass
-
-    def residue(self, _: str) -> int:
-        return 0
-
-
 class WatchedStore(StateStore):
     """Tells which tasks were taken over for good."""
 
@@ -214,15 +198,6 @@ class WatchedStore(StateStore):
         state = super().accept(task, now_ms)
         self.taken(task)
         return state
-
-
-class NoBlobs:
-    """A simulated host pulls none: no workload reads one."""
-
-    cache = None
-
-    def seen(self) -> tuple[BlobSeen, ...]:
-        return ()
 
 
 def _no_tunnels(keys: tuple[SshKey, ...]) -> Installed:
@@ -239,20 +214,36 @@ class SimAgent(Agent):
         engines: dict[str, Any] = {"docker": client}
         if host.name in COMPOSE_NODES:
             engines["compose"] = ComposeClient(host.topologies, inc)
-        secrets = cast("Any", NoSecrets())
-        super().__init__(store, engines, Path("/none"), secret_files=secrets, ssh_keys=_no_tunnels)
-        self._blobs = cast("Any", NoBlobs())
+        kept = host.kept
+        super().__init__(
+            store, engines, kept.state, secret_files=kept.files, ssh_keys=_no_tunnels
+        )
         clock = NodeClock(host.world, host, inc)
         self._clock = cast("Any", clock)
+        way = Way(host.world, inc, host.key, host.ask, clock)
+        self._secrets = SecretKeeper(kept.files, cast("Any", way), store, cast("Any", clock))
+        self._blobs = cast(
+            "Any", SimBlobs(kept.blobs, way, store, clock, self._say_changed)
+        )
         self._connected_at_ms = clock.now_ms()
         self._ports = HostPorts(store, is_free=lambda port: port not in host.docker.foreign_ports)
         self._changed = cast("Any", Flag(lambda: host.report_soon(inc)))
         self.client = client
+        for engine in engines.values():
+            engine.wanted = self.wanted
+            engine.lacking = partial(host.supplies.lacking, kept)
 
     def begin(self) -> None:
         for instance, state in sorted(self._store.instances().items()):
             if state.proof is None:
                 self._ensure_worker(instance)
+
+    def wanted(self, instance: str) -> Workload | None:
+        state = self._store.instance(instance)
+        target = state.target if state is not None else None
+        if state is None or not isinstance(target, Present):
+            return None
+        return wanted_workload(target, state.progress)
 
     def _take_inventory(self) -> Inventory:
         try:
@@ -299,10 +290,16 @@ class Node:
     disk: Disk
     server: Callable[[str], Serve | None]
     taken: Callable[[str, InstanceTask], None]
+    ask_plane: Callable[[str, bytes], Any]
+    supplies: Supplies
+    kept: Kept
     skew_ms: int = 0
     inc: Incarnation | None = None
     agent: SimAgent | None = None
     lives: int = 0
+    joins: int = 0
+    joined: bool = False
+    joined_at_ms: int = 0
     key: AgentKey = field(init=False)
     sent: list[bytes] = field(default_factory=list)
 
@@ -311,14 +308,17 @@ class Node:
         return self.topologies.docker
 
     def __post_init__(self) -> None:
-        self.key = AgentKey.from_hex(f"{sum(self.name.encode()):064x}")
         self._reporting = False
         self._report_planned = False
         self._backoff_ms = 250
 
     def join(self, verifiers: tuple[VerifierKey, ...]) -> None:
         """Its identity on disk, as joining leaves it."""
+        self.disk.full = False
+        self.joins, self.joined, self.joined_at_ms = self.joins + 1, True, self.world.now
+        self.key = AgentKey.from_hex(f"{sum(self.name.encode()) + 10_000 * self.joins:064x}")
         inc = Incarnation(self.name, 0)
+        wanted, self.world.crash_wanted = self.world.crash_wanted, lambda *_: False
         store = StateStore(self._folder(inc), self.world.now)
         store.save_identity(
             Identity(
@@ -327,6 +327,7 @@ class Node:
             )
         )  # fmt: skip
         store.close()
+        self.world.crash_wanted = wanted
         inc.alive = False
 
     def _folder(self, inc: Incarnation) -> Any:
@@ -336,7 +337,7 @@ class Node:
 
     def boot(self) -> None:
         """Starts the agent, unless it runs."""
-        if self.inc is not None and self.inc.alive:
+        if not self.joined or (self.inc is not None and self.inc.alive):
             return
         self.lives += 1
         inc = self.inc = Incarnation(self.name, self.lives)
@@ -362,6 +363,12 @@ class Node:
         self.world.at(10, inc, "poll", lambda: self._poll(inc))
         self.world.at(HEARTBEAT_MS, inc, "heartbeat", lambda: self._heartbeat(inc))
 
+    def ask(self, what: str, body: bytes) -> Any:
+        """What it waits for: an answer at once, or none. Raises Away."""
+        if self.network.fails(self.name):
+            raise Away("unreachable", "no answer")
+        return self.ask_plane(what, body)
+
     def stop(self, why: str) -> None:
         if self.inc is not None and self.inc.alive:
             self.world.kill(self.inc, why)
@@ -372,6 +379,15 @@ class Node:
         for held in self.docker.held.values():
             self.docker.end(held, 137)
         self.topologies.power_cut()
+        self.kept.power_cut()
+
+    def lose_state(self) -> None:
+        """The folder with all that its agent knows is gone; what runs is not. It joins anew."""
+        self.stop("its state folder is gone")
+        self.joined = False
+        self.disk.wipe()
+        self.topologies.lose_forms()
+        self.kept.lose_state()
 
     def _told(self, inc: Incarnation, instance: str | None) -> None:
         if inc.alive and self.agent is not None and self.world.now >= self.docker.away_until:

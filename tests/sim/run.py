@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import structlog
 
 from node_agent import disk as agent_disk
-from node_agent import runtime
+from node_agent import runtime, secret_files
+from node_agent.link import Away
 from node_agent.wire import Report
 from reconciler import observe
 from reconciler.adapters.schema_files import load_schemas
@@ -38,6 +41,7 @@ from tests.sim.faults import KINDS, Faults
 from tests.sim.invariants import Checker
 from tests.sim.network import Network, Serve
 from tests.sim.node import Node, NoLink, SimWorker
+from tests.sim.supplies import Kept, made, refusal
 from tests.sim.world import Violation, World
 
 CHAOS_MS_MAX = 150_000
@@ -76,6 +80,8 @@ class Simulation:
     kinds: frozenset[str]
     schemas: SchemaSet
     memo: ValidateMemo
+    folder: Path
+    """For what is on disks and in memory beside the state of agents."""
     keep_trace: bool = False
     repo: State = field(default_factory=State)
     history: list[State] = field(default_factory=list)
@@ -94,6 +100,8 @@ class Simulation:
             self.checker.committed, self.checker.accepted,
         )  # fmt: skip
         self.services.on_report = self.checker.reported
+        self.verifiers = (newest_verifier(self.services.secrets, "tasks"),)
+        self.services.supplies.set_secret()
         self.planes = [
             ControlPlane(name, self.services, self.schemas, self.memo, self._passed)
             for name in ("cp-a", "cp-b")
@@ -101,6 +109,7 @@ class Simulation:
         self.nodes = {name: self._node(name) for name in NODES}
         self.faults.nodes, self.faults.planes = self.nodes, self.planes
         self.faults.services, self.faults.network = self.services, self.network
+        self.faults.join = self._join_anew
         world.crash_wanted = self.faults.crash_wanted
         world.on_crash = self._died
         world.after_tick = self._after_tick
@@ -114,12 +123,30 @@ class Simulation:
         self.checker.dockers[name], self.checker.topologies[name] = docker, topologies
         node = Node(
             name, self.world, self.network, topologies, Disk(self.world), self._server,
-            self.checker.taken,
+            self.checker.taken, self._ask, self.services.supplies, Kept(self.folder / name),
         )  # fmt: skip
-        node.join((newest_verifier(self.services.secrets, "tasks"),))
-        self.store.add_join_token(name, name, self.world.now + 1)
-        self.store.redeem_join_token(name, name, node.key.public_key, self.world.now)
+        self._join(node)
         return node
+
+    def _join(self, node: Node) -> None:
+        """With a token of its own, and a new key."""
+        if node.joined:
+            return
+        name, now = node.name, self.world.now
+        node.join(self.verifiers)
+        self.store.add_join_token(f"{name} {node.joins}", name, now + 1)
+        self.store.redeem_join_token(f"{name} {node.joins}", name, node.key.public_key, now)
+        self.checker.joined(name)
+
+    def _join_anew(self, node: Node) -> None:
+        if node.joined:
+            return
+        self.world.say(node.name, "joins anew")
+        self._join(node)
+        node.boot()
+        for plane in self.planes:
+            if plane.alive:
+                plane.wake("join")
 
     def _server(self, what: str) -> Serve | None:
         there = [plane for plane in self.planes if plane.alive]
@@ -127,6 +154,12 @@ class Simulation:
             return None
         plane = there[0] if len(there) == 1 else self.rng.choice(there)
         return plane.report if what == "report" else plane.poll
+
+    def _ask(self, what: str, body: bytes) -> Any:
+        there = [plane for plane in self.planes if plane.alive]
+        if not there:
+            raise Away("unreachable", "nobody listens")
+        return self.rng.choice(there).give(what, body)
 
     def _died(self, inc: Any) -> None:
         host = self.nodes.get(inc.name)
@@ -165,7 +198,8 @@ class Simulation:
 
     def commit(self, state: State) -> None:
         """Pushes, as somebody does who knows what is meant by it."""
-        self.repo = state
+        # What is revoked stays so, also where an old commit is brought back.
+        self.repo = state = replace(state, revoked=state.revoked | self.repo.revoked)
         if self.rng.random() < 0.1:
             revision = self.remote.force_push(state.files(), f"change {len(self.history)}")
         else:
@@ -264,7 +298,11 @@ class Simulation:
         for event in done.events:
             kind = event.type.rpartition(".")[2]
             self.world.say(plane.name, f"event {kind} {event.instance}")
-        if not self.faults.on and summary.result == "done" and not self._unrest():
+        # Of a version whose image is revoked that is told for as long as it is offered.
+        stalled = {one.get("code") for one in summary.findings if one.get("level") != "info"}
+        told = summary.result == "stalled" and stalled <= {"artifact_revoked", "illegal_step"}
+        over = summary.result == "done" or told
+        if not self.faults.on and over and not self._unrest():
             self.rest = True
 
     # --- what must be true at rest ---
@@ -372,6 +410,7 @@ def _told(state: State) -> str:
     words += [] if state.entitled else ["no entitlement"]
     words += [] if state.environment == "good" else [f"environment {state.environment}"]
     words += ["emptied"] if state.emptied else []
+    words += [f"{image} revoked" for image in sorted(state.revoked)]
     return f"({', '.join(words)})" if words else ""
 
 
@@ -422,6 +461,8 @@ def simulated() -> Iterator[None]:
         patch.object(agent_disk, "os", OS),
         patch.object(agent_disk, "fcntl", FCNTL),
         patch.object(runtime, "Worker", SimWorker),
+        patch.object(secret_files, "_made", made),
+        patch.object(secret_files, "_refusal", refusal),
         patch.object(runtime, "Link", NoLink),
         patch.object(runtime, "agent_version", lambda: "simulated"),
         patch.object(observe, "ThreadPoolExecutor", _Inline),
@@ -441,8 +482,10 @@ class Runner:
 
     def run(self, seed: int, kinds: Sequence[str] = KINDS, *, keep_trace: bool = False) -> Result:
         _escaped.clear()
-        with simulated():
-            simulation = Simulation(seed, frozenset(kinds), self.schemas, self.memo, keep_trace)
+        with simulated(), TemporaryDirectory() as folder:
+            simulation = Simulation(
+                seed, frozenset(kinds), self.schemas, self.memo, Path(folder), keep_trace
+            )
             world, rule, message = simulation.world, "", ""
             try:
                 simulation.run()
