@@ -21,6 +21,7 @@ OLD, NEW = topologies.SHIPPED[RETRIEVAL], "2.1.0"
 NEVER_READY, VECTORS_DIE, METRICS_DIE, ASKED_AMISS = "2.2.0", "2.3.0", "2.4.0", "2.5.0"
 QUESTION = {"question": "Who carries the phone when on call?"}
 MIB = 1024 * 1024
+NEVER = "0001-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,7 @@ def test_five_services_from_launch_to_removal(
     shown_by_service(platform)
     no_pass_without_need_calls_compose(platform, calls)
     each_that_is_hurt_comes_back(platform, handbook)
+    a_job_that_is_cleared_away_stays_done(platform, handbook)
 
     goes_back_by_itself(handbook, NEVER_READY, "api", {"api"})
     goes_back_by_itself(handbook, VECTORS_DIE, "vectors", {"vectors"})
@@ -221,13 +223,26 @@ def each_that_is_hurt_comes_back(platform: Platform, handbook: App) -> None:
     hurt_and_back(platform, handbook, "metrics", lambda one: api.stop(one, timeout=1))
     hurt_and_back(platform, handbook, "api", api.kill)
     hurt_and_back(platform, handbook, "vectors", lambda one: api.remove_container(one, force=True))
-    hurt_and_back(platform, handbook, "setup", api.remove_container)
     less = 64 * MIB
     hurt_and_back(
         platform, handbook, "worker",
         lambda one: api.update_container(one, mem_limit=less, memswap_limit=less),
     )  # fmt: skip
     assert handbook.running.services()["worker"]["HostConfig"]["Memory"] == 128 * MIB
+
+
+def a_job_that_is_cleared_away_stays_done(platform: Platform, handbook: App) -> None:
+    """Also when it gets a container along with another one, which is then left alone."""
+    api, before = platform.docker.api, handbook.running.starts()
+    api.remove_container(handbook.running.id("setup"))
+    api.remove_container(handbook.running.id("worker"), force=True)
+    platform.wait(lambda: is_back(handbook.running, "worker", before))
+    platform.wait(lambda: serves(handbook))
+    handbook.wait_all_ready()
+    setup = handbook.running.services()["setup"]["State"]
+    assert (setup["Status"], setup["StartedAt"]) == ("created", NEVER)
+    after = handbook.running.starts()
+    assert {one for one in after if after[one] != before[one]} == {"setup", "worker"}
 
 
 def hurt_and_back(
@@ -247,8 +262,7 @@ def is_back(running: Running, name: str, before: dict[str, tuple[str, str]]) -> 
     found = running.services().get(name)
     if found is None or (found["Id"], found["State"]["StartedAt"]) == before[name]:
         return False
-    ended_well = found["State"]["Status"] == "exited" and not found["State"]["ExitCode"]
-    return bool(found["State"]["Running"] or (name == "setup" and ended_well))
+    return bool(found["State"]["Running"])
 
 
 def upgraded_and_reverted(platform: Platform, handbook: App) -> None:
