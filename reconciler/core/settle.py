@@ -11,6 +11,7 @@ from reconciler.core.actions import PULL_BLOB
 from reconciler.core.desired import Desired, Target
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed, is_there
+from reconciler.core.plan.instances import ACCEPTED_SHOWS_MS
 from reconciler.core.records import UNBEGUN, Event, InstanceRecord, Intent, State, node_name
 
 _SETTLED = (State.RUNNING, State.FAILED, State.DECOMMISSIONED)
@@ -38,7 +39,7 @@ def settle_all(
 ) -> Settled:
     """`intents` are the open ones: until a node took its task over, its report is older."""
     untaken = {i.instance: i.correlation_id for i in intents if i.state == "queued"}
-    pending = {i.instance for i in intents if i.state != "refused"}
+    pending = {i.instance for i in intents if _is_pending(i, now_ms)}
     after = dict(records)
     events: list[Event] = []
     for key, record in sorted(records.items()):
@@ -153,8 +154,16 @@ def _withdrawn(
     return not wanted and not is_there(observed.workload(record.node, key))
 
 
+def _is_pending(intent: Intent, now_ms: int) -> bool:
+    """Whether its node may still show what comes of it. What it accepted and does not show after a
+    while, it has lost.
+    """
+    fresh = now_ms < intent.created_at_ms + ACCEPTED_SHOWS_MS
+    return intent.state == "queued" or (intent.state == "accepted" and fresh)
+
+
 def _recalled(desired: Desired, observed: Observed, record: InstanceRecord) -> bool:
-    """Nothing starts what is to be stopped, so a launch that was refused would stay open."""
+    """Nothing starts what is to be stopped, so a launch refused or lost would stay open."""
     target = desired.targets.get(record.key)
     seen = observed.workload(record.node, record.key)
     return (
@@ -164,6 +173,7 @@ def _recalled(desired: Desired, observed: Observed, record: InstanceRecord) -> b
         and target.instance.node == record.node
         and isinstance(seen, Known)
         and not is_there(seen)
+        and observed.unnoted(record.node, node_name(record)) is None
     )
 
 

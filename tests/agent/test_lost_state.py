@@ -38,7 +38,8 @@ class Host:
         self.begin()
 
     def begin(self) -> None:
-        self.store = StateStore(Disk(), self.time_ms)
+        self.disk = Disk()
+        self.store = StateStore(self.disk, self.time_ms)
         taken = {one.host_port for unit in self.units() for one in unit.endpoints}
         ports = HostPorts(self.store, is_free=lambda port: port not in taken)
         engines: dict[str, Engine] = {"docker": self.docker, "compose": self.compose}
@@ -62,17 +63,20 @@ class Host:
         self.store.accept(launch(seq, what), self.time_ms)
         until_ms = self.time_ms + 30_000
         while self.time_ms < until_ms:
-            after = self.turns.turn()
-            if isinstance(after, Aside):
-                after = self.turns.finish(after, self.turns.attempt(after, threading.Event()))
-            rests = isinstance(after, Rest | Finished)
-            self.time_ms = after.until_ms if isinstance(after, Rest) else self.time_ms + 1
-            alive = sum(one.alive for one in self.units())
-            assert alive <= 1, f"{alive} run"
-            self.turns.dirty = self.turns.dirty or rests
+            self.turn()
         published = self.turns.published
         assert published is not None
         assert published.report.phase is Phase.READY
+
+    def turn(self) -> None:
+        after = self.turns.turn()
+        if isinstance(after, Aside):
+            after = self.turns.finish(after, self.turns.attempt(after, threading.Event()))
+        rests = isinstance(after, Rest | Finished)
+        self.time_ms = after.until_ms if isinstance(after, Rest) else self.time_ms + 1
+        alive = sum(one.alive for one in self.units())
+        assert alive <= 1, f"{alive} run"
+        self.turns.dirty = self.turns.dirty or rests
 
     @property
     def host_ports(self) -> dict[str, int]:

@@ -9,9 +9,10 @@ from reconciler.core import lifecycle
 from reconciler.core.names import InstanceKey
 from reconciler.core.observed import Known, Observed
 from reconciler.core.plan.compute import compute_plan
+from reconciler.core.plan.instances import ACCEPTED_SHOWS_MS
 from reconciler.core.plan.moves import holding, runtime_names, under_our_names
 from reconciler.core.records import State
-from reconciler.core.settle import finished_intents
+from reconciler.core.settle import finished_intents, settle_all
 from tests.core.fleet import (
     NODE,
     NOW_MS,
@@ -168,3 +169,21 @@ def test_what_rests_and_its_agent_forgot_needs_nobody_to_stop_it() -> None:
         done = finished_intents(records, [told], desired(stopped), see)
         assert done == (() if alive else (key_of("hello"),))
         assert finished_intents(records, [told], desired(HELLO), see) == ()
+
+
+def test_a_launch_that_its_node_lost_is_recalled_where_it_is_to_be_stopped() -> None:
+    want, record = desired(target("hello", run="stopped")), deploying(HELLO)
+    taken = intent(HELLO, "launch", state="accepted", correlation_id=record.correlation_id)
+    stray = Stray(name="x", instance=str(record.key), spec_hash=None, alive=True)
+
+    def state(late_ms: int, *strays: Stray) -> State:
+        seen = node()
+        assert isinstance(seen, Known)
+        see = Observed(nodes={NODE: Known(replace(seen.value, strays=strays))})
+        now_ms = taken.created_at_ms + late_ms
+        settled = settle_all(want, see, inventory(record), now_ms, [taken])
+        return settled.records[record.key].state
+
+    assert state(ACCEPTED_SHOWS_MS) is State.REQUESTED
+    assert state(ACCEPTED_SHOWS_MS - 1) is State.DEPLOYING
+    assert state(ACCEPTED_SHOWS_MS, stray) is State.DEPLOYING

@@ -51,6 +51,8 @@ PERSON_MS = 150_000
 """After that long somebody looks at what is stalled and commits something."""
 TICKS_MAX = 5_000
 LOST_MS_MAX = 5 * 60_000
+_REVOKED = {"artifact_revoked", "illegal_step", "not_accepted", "reference_quarantined"}
+"""What is told of a version whose image is revoked, for as long as it is offered."""
 
 
 @dataclass(frozen=True)
@@ -298,10 +300,8 @@ class Simulation:
         for event in done.events:
             kind = event.type.rpartition(".")[2]
             self.world.say(plane.name, f"event {kind} {event.instance}")
-        # Of a version whose image is revoked that is told for as long as it is offered.
         stalled = {one.get("code") for one in summary.findings if one.get("level") != "info"}
-        told = summary.result == "stalled" and stalled <= {"artifact_revoked", "illegal_step"}
-        over = summary.result == "done" or told
+        over = summary.result == "done" or (summary.result == "stalled" and stalled <= _REVOKED)
         if not self.faults.on and over and not self._unrest():
             self.rest = True
 
