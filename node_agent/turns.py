@@ -49,6 +49,7 @@ from node_agent.steps import (
     Progress,
     Pull,
     Remove,
+    RepairServices,
     Settled,
     Start,
     StartServices,
@@ -262,7 +263,14 @@ class Turns:
         now_ms = self._clock.steady_ms()
         progress = learn(state.target, self._progress, step, outcome, now_ms)
         before = self._progress
-        if self._store.save_progress(self.instance, state.seq, progress):
+        try:
+            saved = self._store.save_progress(self.instance, state.seq, progress)
+        except OSError:
+            if isinstance(step, StartServices | RepairServices):
+                # They were started or removed all the same: who was ready is asked anew.
+                self._progress = replace(before, services=progress.services)
+            raise
+        if saved:
             self._progress = progress
         self._tell(state, step, outcome)
         self._tell_losses(state, step, before)
