@@ -139,7 +139,7 @@ def test_apply_says_where_and_what_to_do(desk: Desk) -> None:
     (desk.repo.folder / "platform/nodes/odd.yaml").write_text("kind: [Node\n")
     (desk.repo.folder / INSTANCE).unlink()
     desk.repo.commit("Break it")
-    done = desk.run(apply, "--listen", "127.0.0.1:0", "--timeout-s", "30")
+    done = desk.run(apply, "--listen", "127.0.0.1:0", "--timeout-s", "100")
     assert done.return_value == 1, done.output
     assert "platform/nodes/odd.yaml:2:1: " in done.output
 

@@ -117,7 +117,7 @@ def test_plan_status_and_events_say_what_happens(platform: Platform) -> None:
     assert action["digest"] == platform.published.digests[NEW]
     serves(platform, OLD)
 
-    waited = platform.gpuaas("status", "--wait", "--timeout-s", "30")
+    waited = platform.gpuaas("status", "--wait", "--timeout-s", "100")
     assert waited.returncode == 0, waited.stdout
     assert NEW in waited.stdout
     serves(platform, NEW)
@@ -162,14 +162,14 @@ def test_an_upgrade_that_fails_goes_back_by_itself(
     failed = platform.events()[4]["data"]
     assert (failed["reason"], failed["version"], failed["digest"]) == (reason, bad, digest)
 
-    status = platform.gpuaas("status", "--wait", "--timeout-s", "20")
+    status = platform.gpuaas("status", "--wait", "--timeout-s", "100")
     assert status.returncode == 1, "a person must act: there is nothing to wait for"
     assert f"version {bad} was given up: {says}" in status.stdout
     assert platform.gpuaas("plan").returncode == 2
 
     platform.revert()
     platform.wait_settled("running")
-    assert platform.gpuaas("status", "--wait", "--timeout-s", "20").returncode == 0
+    assert platform.gpuaas("status", "--wait", "--timeout-s", "100").returncode == 0
     assert platform.docker.only()["Config"]["Image"] == reference_of(platform, OLD)
     serves(platform, OLD)
     each_event_once(platform)
