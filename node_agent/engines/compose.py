@@ -462,8 +462,8 @@ class ComposeEngine:
         services: list[ServiceSeen] = []
         if form is not None:
             there = chosen(form, listing)
-            names = sorted(service_hashes(form.document))
-            services = [_service(api, name, there.get(name), project) for name in names]
+            hashes = sorted(service_hashes(form.document).items())
+            services = [_service(api, one, there.get(one[0]), project) for one in hashes]
         # What is all alive holds its volumes.
         idle = not all(one.alive for one in services)
         volumes = volumes_of(api, self._node, instance) if idle else None
@@ -475,11 +475,12 @@ class ComposeEngine:
         return form if form is not None and form.spec_hash == unit.spec_hash else None
 
 
-def _service(api: Any, name: str, item: Listed | None, network: str) -> ServiceSeen:
+def _service(api: Any, named: tuple[str, str], item: Listed | None, net: str) -> ServiceSeen:
+    name, service_hash = named
     if item is not None:
         with contextlib.suppress(NotFound):
-            return service_seen(name, item, api.inspect_container(item["Id"]), network)
-    return ServiceSeen(name)
+            return service_seen(name, item, api.inspect_container(item["Id"]), net)
+    return ServiceSeen(name, form=service_hash)
 
 
 def _own_grace_s(api: Any, item: Listed) -> int:

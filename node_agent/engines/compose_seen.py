@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from node_agent.engines import docker_drift
@@ -92,6 +91,7 @@ def service_seen(name: str, item: Listed, inspected: Document, network: str) -> 
         ),
         address=address_of(inspected, network),
         image_digest=labels.get(LABEL_DIGEST),
+        form=labels[LABEL_SERVICE_HASH],
     )
 
 
@@ -133,7 +133,7 @@ def topology_units(
                 )
             ),
             **_gpus(form),
-            services=_of_form(form, services) if form == in_force else (),
+            services=tuple(services) if form == in_force else (),
             volumes=_made(form, volumes) if form == in_force and volumes is not None else None,
         )
         for form in forms.forms
@@ -141,11 +141,6 @@ def topology_units(
     if in_force is None and listing and (any(map(is_alive, listing)) or not units):
         units.append(_left_over(node, instance, project, listing))
     return tuple(units)
-
-
-def _of_form(form: Form, services: Sequence[ServiceSeen]) -> tuple[ServiceSeen, ...]:
-    hashes = service_hashes(form.document)
-    return tuple(replace(one, form=hashes[one.name]) for one in services)
 
 
 def _made(form: Form, volumes: Sequence[Document]) -> tuple[tuple[str, str], ...]:

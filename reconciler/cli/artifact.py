@@ -18,6 +18,7 @@ from reconciler.cli.common import (
     load_settings,
     out,
     print_json,
+    table_width,
 )
 from reconciler.cli.diff import print_lines
 from reconciler.cli.proposed import in_the_way, next_steps
@@ -323,7 +324,7 @@ def print_artifacts(console: Console, found: Sequence[Registered]) -> None:
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     # What is named by many versions is wrapped in any case.
     widths["VERSIONS"] = min(widths["VERSIONS"], _VERSIONS_COLUMNS_MIN)
-    fits = sum(widths.values()) + len("   ") * (len(widths) - 1) <= console.width
+    fits = table_width(widths.values()) <= console.width
     columns = [name for name in widths if fits or name not in _IN_SHOW]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:

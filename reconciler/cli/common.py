@@ -10,7 +10,7 @@ import json
 import os
 import pwd
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +43,11 @@ def cell(text: str, style: str = "") -> Text:
     from rich.text import Text  # noqa: PLC0415
 
     return Text(printable(text), style)
+
+
+def table_width(widths: Collection[int]) -> int:
+    """Of a table of columns that wide, in its usual look: a blank, and padding on both sides."""
+    return sum(widths) + len("   ") * (len(widths) - 1)
 
 
 def out() -> Console:

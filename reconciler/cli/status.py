@@ -23,6 +23,7 @@ from reconciler.cli.common import (
     out,
     print_json,
     settings_options,
+    table_width,
     verdict,
 )
 from reconciler.cli.events import event_line
@@ -160,9 +161,7 @@ def show_one(
     return EXIT_OK
 
 
-def _not_there(
-    name: str, found: Collection[str], last: Mapping[str, Any] | None
-) -> Refused:
+def _not_there(name: str, found: Collection[str], last: Mapping[str, Any] | None) -> Refused:
     """Why there is none of that name: its file may be there, and was never accepted."""
     tenant, _, rest = name.partition("/")
     project, _, own = rest.partition("/")
@@ -361,7 +360,7 @@ def _width(rows: Sequence[Mapping[str, Text]]) -> int:
     columns = (*_FIRST, "DIGEST", *_PLACE, "NOTE")
     widths = {c: max((len(c), *(row[c].cell_len for row in rows))) for c in columns}
     widths["NOTE"] = min(widths["NOTE"], _NOTE_COLUMNS_MIN)
-    return sum(widths.values()) + len("   ") * (len(columns) - 1)
+    return table_width(widths.values())
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[dict[str, Text]]:

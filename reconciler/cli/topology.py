@@ -20,6 +20,7 @@ from reconciler.cli.common import (
     out,
     print_json,
     settings_options,
+    table_width,
 )
 from reconciler.core.accept import AcceptedState
 from reconciler.core.names import InstanceKey, ObjectRef, instance_key, member_key
@@ -178,8 +179,8 @@ def _print_services(console: Console, view: TopologyView) -> None:
     styles = {name: _STYLES.get(one, "yellow" if one else "") for name, one in healths.items()}
     rows = [dict(zip(words.SERVICE_COLUMNS, row, strict=True)) for row in words.service_rows(view)]
     parts: tuple[tuple[str, ...], ...] = (words.SERVICE_COLUMNS,)
-    widths = (max(len(c), *(len(row[c]) for row in rows)) for c in words.SERVICE_COLUMNS)
-    if sum(widths) + len("   ") * (len(words.SERVICE_COLUMNS) - 1) > console.width:
+    widths = [max(len(c), *(len(row[c]) for row in rows)) for c in words.SERVICE_COLUMNS]
+    if table_width(widths) > console.width:
         first, *middle = words.SERVICE_COLUMNS
         parts = ((first, *middle[:-2]), (first, *middle[-2:]))
     for number, columns in enumerate(parts):

@@ -26,6 +26,22 @@ PROOF = Proof(checked_at_ms=NOW_MS, containers=0, networks=0, volumes=0, paths=0
 
 
 @contextmanager
+def crash_at(call: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is done within ends at its first `fsync` or `rename`."""
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os if call == "fsync" else Path, call, crash)
+        with pytest.raises(Crash):
+            yield
+
+
+@contextmanager
 def opened(folder: Path, now_ms: int = NOW_MS) -> Iterator[StateStore]:
     store = StateStore(folder, now_ms)
     try:
@@ -115,19 +131,11 @@ def test_an_agent_that_knows_nothing_of_services_can_read_what_has_none(tmp_path
 def test_a_crash_while_a_job_is_written_down_leaves_it_done_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_in: str
 ) -> None:
-    class Crash(BaseException):
-        pass
-
-    def crash(*_: object) -> None:
-        raise Crash
-
     done = Progress(jobs=(JobDone("job", "f1"),))
     with opened(tmp_path) as store:
         store.accept(launch(1), NOW_MS)
-        with monkeypatch.context() as patched:
-            patched.setattr(os if crash_in == "fsync" else Path, crash_in, crash)
-            with pytest.raises(Crash):
-                store.save_progress(INSTANCE, 1, done)
+        with crash_at(crash_in, monkeypatch):
+            store.save_progress(INSTANCE, 1, done)
     with opened(tmp_path) as store:
         state = store.instance(INSTANCE)
         assert state is not None
@@ -192,19 +200,10 @@ def test_two_agents_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_a_crash_while_writing_leaves_the_old_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_in: str
 ) -> None:
-    class Crash(BaseException):
-        pass
-
-    def crash(*_: object) -> None:
-        raise Crash
-
     with opened(tmp_path) as store:
         store.accept(launch(1), NOW_MS)
-        with monkeypatch.context() as patched:
-            target = os if crash_in == "fsync" else Path
-            patched.setattr(target, crash_in, crash)
-            with pytest.raises(Crash):
-                store.accept(remove(2), NOW_MS)
+        with crash_at(crash_in, monkeypatch):
+            store.accept(remove(2), NOW_MS)
     with opened(tmp_path) as store:
         state = store.instance(INSTANCE)
         assert state is not None

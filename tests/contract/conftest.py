@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from node_agent.wire import Image
 from reconciler.adapters.ca_vault import VaultCa
 from reconciler.adapters.secrets_vault import VaultSecrets
 from reconciler.adapters.store_sql import SqlStore
 from reconciler.ports import Store
+from tests.contract.topology_place import Place, open_place
 from tests.fakes.store import MemoryStore
 from tests.services.vault_place import vault_place
 from tests.services.vault_server import OtherVault, VaultServer
@@ -24,6 +26,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     real = SqlStore.open(f"sqlite:///{tmp_path / 'store.db'}")
     yield real
     real.close()
+
+
+@pytest.fixture
+def place(
+    docker_host: str, compose_program: Path, demo_image: Image, tmp_path: Path
+) -> Iterator[Place]:
+    """A node of its own for topologies, and somebody else on its Docker."""
+    with open_place(docker_host, compose_program, demo_image, tmp_path) as place:
+        yield place
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from node_agent.engines.base import EngineFailure, ownership_labels
 from node_agent.engines.compose_file import LABEL_SERVICE_HASH
-from node_agent.wire import LABEL_SERVICE, HttpProbe, Image, Workload
+from node_agent.wire import LABEL_SERVICE, HttpProbe, Workload
 from tests.contract.test_engines import eventually
 from tests.contract.topology_place import (
     ALL,
@@ -24,19 +23,10 @@ from tests.contract.topology_place import (
     NODE,
     NOTHING,
     Place,
-    open_place,
     script,
 )
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture
-def place(
-    docker_host: str, compose_program: Path, demo_image: Image, tmp_path: Path
-) -> Iterator[Place]:
-    with open_place(docker_host, compose_program, demo_image, tmp_path) as place:
-        yield place
 
 
 DELAYS_S = (0.01, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)

@@ -7,7 +7,6 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,19 +17,11 @@ from node_agent.engines.docker import DockerEngine
 from node_agent.wire import LABEL_SERVICE, FailureReason, Image, SecretFile, Workload
 from reconciler.devkit import images
 from tests.contract.test_engine_drift import with_settings
-from tests.contract.topology_place import ALL, INSTANCE, NODE, PROJECT, Place, open_place
+from tests.contract.topology_place import ALL, INSTANCE, NODE, PROJECT, Place
 
 pytestmark = pytest.mark.real
 
 ONE = "mallory/lab/one"
-
-
-@pytest.fixture
-def place(
-    docker_host: str, compose_program: Path, demo_image: Image, tmp_path: Path
-) -> Iterator[Place]:
-    with open_place(docker_host, compose_program, demo_image, tmp_path) as place:
-        yield place
 
 
 def saying(endpoint: str, labels: dict[str, str]) -> Image:

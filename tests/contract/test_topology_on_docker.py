@@ -35,7 +35,6 @@ from tests.contract.topology_place import (
     NOTHING,
     PROJECT,
     Place,
-    open_place,
     script,
 )
 from tests.services import python_image
@@ -44,14 +43,6 @@ from tests.services.token_registry import TokenRegistry
 pytestmark = pytest.mark.real
 MIB = 1024 * 1024
 TOKEN = SecretFile(name="hf-token", source="secret://project/hf-token", env="HF_TOKEN")
-
-
-@pytest.fixture
-def place(
-    docker_host: str, compose_program: Path, demo_image: Image, tmp_path: Path
-) -> Iterator[Place]:
-    with open_place(docker_host, compose_program, demo_image, tmp_path) as place:
-        yield place
 
 
 # --- when Compose is called ----------------------------------------------------------------------

@@ -4,29 +4,21 @@ services, networks and volumes in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from node_agent.compose_wire import Dependency
 from node_agent.engines.base import ownership_labels
-from node_agent.wire import HttpProbe, Image, Workload
+from node_agent.wire import HttpProbe, Workload
 from tests.contract.test_engines import eventually
-from tests.contract.topology_place import ALL, INSTANCE, NODE, PROJECT, Place, open_place
+from tests.contract.topology_place import ALL, INSTANCE, NODE, PROJECT, Place
 from tests.services import go_tools
 
 pytestmark = pytest.mark.real
 HASH = "com.docker.compose.config-hash"
 VOLUME = f"{PROJECT}_data"
-
-
-@pytest.fixture
-def place(
-    docker_host: str, compose_program: Path, demo_image: Image, tmp_path: Path
-) -> Iterator[Place]:
-    with open_place(docker_host, compose_program, demo_image, tmp_path) as place:
-        yield place
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import select
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from tests.server.intents_world import (
     unwrap,
     world,
 )
-from tests.services.blob_plane import DOWNLOAD, PASSWORD, UPLOAD, a_transfer
+from tests.services.blob_plane import DOWNLOAD, PASSWORD, UPLOAD, a_transfer, raw_patch
 
 TOKEN = "/v1/registry/token"
 UPLOADS = f"/v1/blobs/uploads/{UPLOAD}"
@@ -144,26 +143,13 @@ def test_nor_of_what_is_not_shown_to_its_project_any_more(
 # --- uploads -------------------------------------------------------------------------------------
 
 
-def trickle(plane: Plane, content: bytes) -> socket.socket:
-    """A body that goes on, and on."""
-    url = plane.client.base_url
-    word = base64.b64encode(f"{UPLOAD}:{PASSWORD}".encode()).decode()
-    sender = socket.create_connection((url.host, url.port or 80), timeout=30)
-    head = (
-        f"PATCH {UPLOADS} HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: Basic {word}\r\n"
-        f"Upload-Offset: 0\r\nContent-Length: 1000\r\n\r\n"
-    )
-    sender.sendall(head.encode() + content)
-    return sender
-
-
 def test_a_body_that_only_trickles_does_not_outlast_its_intent(
     plane: Plane, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would keep its place, of which there are few, for as long as it likes."""
     monkeypatch.setattr(blobs_api, "BATCH_AGE_S", 0.0)
     plane.store.save_transfer(a_transfer(now_ms=NOW_MS))
-    with trickle(plane, b"0123456789") as sender:
+    with raw_patch(plane.client.base_url, b"0123456789", length=1000) as sender:
         deadline = time.monotonic() + 30
         while len(blobs.parts.get(UPLOAD, b"")) < 10:
             assert time.monotonic() < deadline

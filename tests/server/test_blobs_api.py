@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from reconciler.server import blobs_api, upload_slots
 from tests.fakes.blobs import MemoryBlobs
 from tests.fakes.store import MemoryStore
 from tests.server.harness import NOW_MS, Plane, running
-from tests.services.blob_plane import DOWNLOAD, PASSWORD, UPLOAD, a_transfer
+from tests.services.blob_plane import DOWNLOAD, PASSWORD, UPLOAD, a_transfer, raw_patch
 from tests.waiting import wait_until
 
 CONTENT = bytes(range(256)) * 40
@@ -148,7 +147,7 @@ def test_too_large_a_blob_is_refused_before_and_while_it_comes(world: World) -> 
 
 
 def test_a_slow_sender_is_cut_off_and_what_came_is_kept(world: World) -> None:
-    with raw_patch(world, CONTENT[:60], length=100) as sender:
+    with raw_patch(world.plane.client.base_url, CONTENT[:60], length=100) as sender:
         answer = b"".join(iter(lambda: sender.recv(65536), b""))
     assert b" 408 " in answer
     assert b"nothing came for 0.5 s; what came before is kept" in answer
@@ -173,7 +172,7 @@ def test_one_body_of_an_upload_is_taken_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blobs_api, "BATCH_BYTES", 50)
-    with raw_patch(world, CONTENT[:50], length=100) as sender:
+    with raw_patch(world.plane.client.base_url, CONTENT[:50], length=100) as sender:
         until_kept(world, 50)
         answer = world.patch(50, CONTENT[50:])
         assert told(answer) == (409, "upload_busy", "another request is at this upload")
@@ -191,7 +190,7 @@ def test_few_bodies_are_taken_at_once(
     """Else each would take its memory."""
     slots(world, monkeypatch, in_all, of_one)
     monkeypatch.setattr(blobs_api, "BATCH_BYTES", 50)
-    with raw_patch(world, CONTENT[:50], length=100):
+    with raw_patch(world.plane.client.base_url, CONTENT[:50], length=100):
         until_kept(world, 50)
         message = "1 uploads are under way: wait for one of them, then retry"
         assert told(one_byte(world, 2)) == (503, "too_many_uploads", message)
@@ -204,7 +203,7 @@ def test_few_bodies_are_taken_at_once(
 
 def test_a_wrong_offset_is_told_before_the_body_is_read(world: World) -> None:
     world.patch(0, CONTENT[:10])
-    with raw_patch(world, b"", length=10_000) as sender:
+    with raw_patch(world.plane.client.base_url, b"", length=10_000) as sender:
         assert b" 409 " in sender.recv(65536)
 
 
@@ -214,7 +213,7 @@ def test_nothing_is_stored_any_more_once_the_intent_is_over(
 ) -> None:
     """Also for a body that began before: what was discarded does not come back."""
     monkeypatch.setattr(blobs_api, "BATCH_BYTES", 50)
-    with raw_patch(world, CONTENT[:50], length=100) as sender:
+    with raw_patch(world.plane.client.base_url, CONTENT[:50], length=100) as sender:
         until_kept(world, 50)
         world.save(replace(a_transfer(now_ms=NOW_MS), **change))
         world.blobs.discard(UPLOAD)
@@ -227,7 +226,7 @@ def test_what_came_before_a_sender_went_away_is_kept(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blobs_api, "BATCH_BYTES", 50)
-    with raw_patch(world, CONTENT[:50], length=100) as sender:
+    with raw_patch(world.plane.client.base_url, CONTENT[:50], length=100) as sender:
         # What comes together with the end of a connection that nobody reads yet is lost with it.
         until_kept(world, 50)
         sender.sendall(CONTENT[50:60])
@@ -239,18 +238,6 @@ def until_kept(world: World, size_bytes: int) -> None:
     while world.ask("HEAD", UPLOADS).headers["Upload-Offset"] != str(size_bytes):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def raw_patch(world: World, content: bytes, length: int) -> socket.socket:
-    url = world.plane.client.base_url
-    word = base64.b64encode(f"{UPLOAD}:{PASSWORD}".encode()).decode()
-    sender = socket.create_connection((url.host, url.port or 80), timeout=10)
-    head = (
-        f"PATCH {UPLOADS} HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: Basic {word}\r\n"
-        f"Upload-Offset: 0\r\nContent-Length: {length}\r\n\r\n"
-    )
-    sender.sendall(head.encode() + content)
-    return sender
 
 
 def test_a_full_store_says_so_and_keeps_what_fitted(world: World) -> None:

@@ -6,8 +6,10 @@ that was killed comes back where its clients look for it.
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,6 +65,18 @@ def a_transfer(
         **fields,
     }
     return Transfer(**given)
+
+
+def raw_patch(url: httpx.URL, content: bytes, length: int) -> socket.socket:
+    """The beginning of an upload whose body was said to be of this length."""
+    word = base64.b64encode(f"{UPLOAD}:{PASSWORD}".encode()).decode()
+    sender = socket.create_connection((url.host, url.port or 80), timeout=30)
+    head = (
+        f"PATCH /v1/blobs/uploads/{UPLOAD} HTTP/1.1\r\nHost: {url.host}\r\n"
+        f"Authorization: Basic {word}\r\nUpload-Offset: 0\r\nContent-Length: {length}\r\n\r\n"
+    )
+    sender.sendall(head.encode() + content)
+    return sender
 
 
 @dataclass
